@@ -1,0 +1,188 @@
+"""Hugging Face models: load, create, save, and their loss as a function of their parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from .prompts.batches import Batch
+
+
+def load_tokenizer(model: str | Path) -> Any:
+    """The tokenizer of a Hugging Face folder or hub id; ValueError when there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"cannot load a tokenizer from {model}: {_first_line(error)}") from None
+
+
+def load_model(model: str | Path, device: torch.device | str = "cpu", attention: str | None = None) -> Any:
+    """The causal language model of a Hugging Face folder or hub id, float32, in evaluation mode (no dropout).
+
+    Only safetensors weights are read and no remote code runs. attention: a transformers attention implementation;
+    None leaves the choice to transformers. Raises ValueError when there is no such model.
+    """
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            str(model),
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation=attention,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"cannot load a causal language model from {model}: {_first_line(error)}") from None
+    return loaded.to(device).eval()
+
+
+def new_gpt2(
+    tokenizer: PreTrainedTokenizerFast, *, layers: int, width: int, heads: int, context: int = 1024, seed: int = 0
+) -> GPT2LMHeadModel:
+    """An untrained GPT-2-shaped model (`layers` x `width`, tied embeddings, no dropout) for `tokenizer`."""
+    if width % heads:
+        raise ValueError(f"width ({width}) must be a multiple of heads ({heads})")
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=context,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPT2LMHeadModel(config).eval()
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int = 1024) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with at most `vocabulary` tokens, learned from `texts`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    end = "<|endoftext|>"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[end], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end, model_max_length=context
+    )
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, extra_files: Mapping[str, str] | None = None) -> None:
+    """Writes a plain Hugging Face folder, with `extra_files` (name -> text) in it, replacing `folder` in one step."""
+    beside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    model.save_pretrained(beside)
+    tokenizer.save_pretrained(beside)
+    for name, text in (extra_files or {}).items():
+        (beside / name).write_text(text, encoding="utf-8")
+    replace_folder(beside, folder)
+
+
+def replace_folder(beside: Path, folder: Path) -> None:
+    """Puts the finished folder `beside` in the place of `folder`; an interruption leaves one of the two whole."""
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(beside, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that learn, by name, each tied weight once; in-place changes reach the model."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto`: the first GPU there is, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+class PromptLoss:
+    """The loss of a causal language model on a batch of prompts, as a function of its parameters.
+
+    Per prompt the mean cross entropy over its answer tokens, then the mean over prompts (method.md section 2).
+    `loss(parameters, batch)` runs the model with `parameters` in place of its own, which it has back afterwards;
+    logits are computed only at the positions that predict an answer token.
+    """
+
+    def __init__(self, model: nn.Module, autocast: torch.dtype | None = None) -> None:
+        self.model = model
+        self.autocast = autocast
+        self._current: Mapping[str, Tensor] | None = None
+        # Every place where a parameter stands: a tied weight stands in several and is exchanged in each exactly once.
+        self._places: dict[str, list[tuple[dict[str, Any], str]]] = {}
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        for module in model.modules():
+            for attribute, parameter in module._parameters.items():
+                if parameter is not None:
+                    self._places.setdefault(names[id(parameter)], []).append((module._parameters, attribute))
+
+    @contextlib.contextmanager
+    def substituted(self, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within this context the model computes with `parameters` (some or all of its own, by name)."""
+        if self._current is parameters:
+            yield
+            return
+        before, own = self._current, []
+        try:
+            for name, tensor in parameters.items():
+                for place, attribute in self._places[name]:
+                    own.append((place, attribute, place[attribute]))
+                    place[attribute] = tensor
+            self._current = parameters
+            yield
+        finally:
+            for place, attribute, tensor in reversed(own):
+                place[attribute] = tensor
+            self._current = before
+
+    def __call__(self, parameters: Mapping[str, Tensor], batch: Batch) -> Float[Tensor, ""]:
+        with self.substituted(parameters):
+            return prompt_loss(self.model, batch, self.autocast)
+
+
+def prompt_loss(model: nn.Module, batch: Batch, autocast: torch.dtype | None = None) -> Float[Tensor, ""]:
+    """Mean over prompts of the mean over answer tokens of the next-token cross entropy; 0 for a prompt without any."""
+    token_ids = batch.token_ids
+    predicted = batch.answer_mask[:, 1:]  # the first token of a prompt has nothing to be predicted from
+    columns = predicted.any(dim=0).nonzero().squeeze(1)  # [positions], the union over prompts
+    if columns.numel() == 0:
+        return torch.zeros((), device=token_ids.device) * next(model.parameters()).sum()
+    device = token_ids.device.type
+    with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
+        logits = model(input_ids=token_ids, use_cache=False, logits_to_keep=columns).logits  # [prompts, positions, V]
+    losses = functional.cross_entropy(
+        logits.float().transpose(1, 2) if autocast else logits.transpose(1, 2),
+        token_ids[:, 1:][:, columns],
+        reduction="none",
+    )  # [prompts, positions]
+    weights = predicted[:, columns].to(losses.dtype)
+    return ((losses * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)).mean()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

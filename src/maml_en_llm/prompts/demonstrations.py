@@ -1,0 +1,37 @@
+"""Which examples stand in front of the example in the prompt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..tasks.collection import Example
+
+
+def random_generator(*key: int | str) -> np.random.Generator:
+    """A generator that depends on `key` alone, the same on every machine and in every process."""
+    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+
+def draw_indices(generator: np.random.Generator, total: int, count: int, excluded: Sequence[int] = ()) -> list[int]:
+    """`count` distinct indices below `total`, none of them in `excluded`; all there are when that is fewer."""
+    allowed = total - len(set(excluded))
+    drawn = generator.choice(total, size=min(count, allowed) + len(set(excluded)), replace=False)
+    return [int(index) for index in drawn if index not in set(excluded)][: min(count, allowed)]
+
+
+def fixed_demonstrations(examples: Sequence[Example], count: int, task: str, seed: int) -> list[Example]:
+    """The `count` demonstrations of (task, seed) at test: drawn at random without replacement, the same every time.
+
+    Raises ValueError when the task's train split holds fewer than `count` examples.
+    """
+    if len(examples) < count:
+        raise ValueError(
+            f"the task {task} has {len(examples)} train examples, fewer than the {count} demonstrations asked for; "
+            "lower --demonstrations or add examples"
+        )
+    generator = random_generator("demonstrations", task, seed)
+    return [examples[index] for index in draw_indices(generator, len(examples), count)]

@@ -1,0 +1,143 @@
+"""Examples to token ids: demonstrations + example, with a mask over the answer (method.md section 3).
+
+Every piece (one input or one output with the separator in front of it) is tokenized on its own and the ids are
+concatenated, so the ids of a piece do not depend on what stands before it.  The token ids of the layouts `metaicl`
+and `spaces` equal those of the reference implementation; golden files in the tests hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..tasks.collection import Example
+
+Direction = Literal["direct", "channel"]
+Layout = Literal["newlines", "metaicl", "spaces"]
+Overflow = Literal["fit", "left"]
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """`token_ids` [tokens], and `answer_mask` [tokens]: True where the token is predicted and counts in the loss."""
+
+    token_ids: list[int]
+    answer_mask: list[bool]
+
+
+@dataclass(frozen=True)
+class EncodedTarget:
+    """The last example of a prompt for one option: what is read, then what is predicted."""
+
+    context: list[int]
+    answer: list[int]
+
+    def __len__(self) -> int:
+        return len(self.context) + len(self.answer)
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How examples become prompts.
+
+    direction: `direct` predicts output from input, `channel` predicts input from output.
+    layout: `newlines`; `metaicl`, the same but exactly as the reference implementation (no separator between input and
+        output of free-form examples); `spaces`, the reference's choice for an untrained LM.
+    max_tokens: limit of a whole prompt, in tokens.
+    max_tokens_per_example: limit of one example, in tokens, two of which stay free; the input is cut from its end.
+    overflow: when scoring, `fit` cuts the demonstrations once so that the longest example of a task still fits;
+        `left` cuts each prompt from its left, as the reference does. Training prompts are always cut from the left.
+    """
+
+    direction: Direction = "direct"
+    layout: Layout = "newlines"
+    max_tokens: int = 1024
+    max_tokens_per_example: int = 256
+    overflow: Overflow = "fit"
+
+    def __post_init__(self) -> None:
+        if self.max_tokens_per_example < 4:
+            raise ValueError(f"max_tokens_per_example is {self.max_tokens_per_example}; it must be at least 4")
+        if self.max_tokens < self.max_tokens_per_example:
+            raise ValueError(
+                f"max_tokens ({self.max_tokens}) is smaller than max_tokens_per_example "
+                f"({self.max_tokens_per_example}), so an example may not fit; raise the one or lower the other"
+            )
+
+    def encode_training(
+        self, tokenizer: Any, demonstrations: Sequence[Example], example: Example
+    ) -> EncodedPrompt:
+        """The prompt whose answer is the example's own output (channel: its input), cut from the left if too long."""
+        pieces = [
+            (shown.input, shown.output, shown, i == 0) for i, shown in enumerate([*demonstrations, example])
+        ]
+        encoded = self._encode(tokenizer, pieces)
+        prefix = [token for target in encoded[:-1] for token in (*target.context, *target.answer)]
+        return self._join(prefix, encoded[-1])
+
+    def encode_options(
+        self, tokenizer: Any, demonstrations: Sequence[Example], example: Example, longest: int | None = None
+    ) -> list[EncodedPrompt]:
+        """One prompt per option of the example, each with that option in the place of the output.
+
+        longest: tokens of the longest encoded example that shares these demonstrations (overflow `fit`); by default
+            this example's own longest.  Raises ValueError when the example has no options.
+        """
+        prefix = self.encode_demonstrations(tokenizer, demonstrations)
+        targets = self.encode_targets(tokenizer, example, first=not demonstrations)
+        if self.overflow == "fit":
+            prefix = self.fit(prefix, max(longest or 0, *(len(target) for target in targets)))
+        return [self._join(prefix, target) for target in targets]
+
+    def encode_demonstrations(self, tokenizer: Any, demonstrations: Sequence[Example]) -> list[int]:
+        """Token ids of the demonstrations alone, uncut."""
+        pieces = [(shown.input, shown.output, shown, i == 0) for i, shown in enumerate(demonstrations)]
+        return [t for target in self._encode(tokenizer, pieces) for t in (*target.context, *target.answer)]
+
+    def encode_targets(self, tokenizer: Any, example: Example, first: bool) -> list[EncodedTarget]:
+        """The example alone, once per option; `first` when no demonstration stands before it."""
+        if not example.options:
+            raise ValueError(f"the example {example.input[:60]!r} has no options to score; it is free-form")
+        pieces = [(example.input, option, example, first) for option in example.options]
+        return self._encode(tokenizer, pieces, one_input_length=True)
+
+    def fit(self, prefix: list[int], longest: int) -> list[int]:
+        """`prefix` without the leading tokens that leave no room for a target of `longest` tokens."""
+        return prefix[max(0, len(prefix) + longest - self.max_tokens) :]
+
+    def _join(self, prefix: list[int], target: EncodedTarget) -> EncodedPrompt:
+        token_ids = [*prefix, *target.context, *target.answer][-self.max_tokens :]
+        unmasked = len(token_ids) - len(target.answer)
+        return EncodedPrompt(token_ids, [False] * unmasked + [True] * len(target.answer))
+
+    def _encode(
+        self, tokenizer: Any, pieces: list[tuple[str, str, Example, bool]], one_input_length: bool = False
+    ) -> list[EncodedTarget]:
+        """Tokenizes (input, output, example, first) pieces and cuts each to the limit of one example."""
+        if not pieces:
+            return []
+        texts = []
+        for input_text, output_text, example, first in pieces:
+            before_input, before_output = self._separators(example, first)
+            texts += [before_input + input_text, before_output + output_text]
+        token_ids = [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        limit = self.max_tokens_per_example - 2
+        inputs, outputs = token_ids[::2], [ids[:limit] for ids in token_ids[1::2]]
+        longest = max(len(ids) for ids in outputs) if one_input_length else 0
+        inputs = [ids[: limit - max(longest, len(out))] for ids, out in zip(inputs, outputs, strict=True)]
+        pairs = zip(inputs, outputs, strict=True) if self.direction == "direct" else zip(outputs, inputs, strict=True)
+        return [EncodedTarget(context, answer) for context, answer in pairs]
+
+    def _separators(self, example: Example, first: bool) -> tuple[str, str]:
+        """What stands before the input and before the output of an example."""
+        if self.layout == "spaces":
+            return ("" if first else " ", " ") if self.direction == "direct" else (" ", "" if first else " ")
+        # An example without label words has nothing to separate; `metaicl` counts free-form examples among these.
+        unlabelled = all(option == "" for option in example.options) and (
+            self.layout == "metaicl" or bool(example.options)
+        )
+        if self.direction == "direct":
+            between = "" if first else "\n\n" if example.input == "" else "\n\n\n"
+            return between, "" if unlabelled else "\n"
+        return "" if unlabelled or example.input == "" else "\n", "" if first else "\n\n\n"

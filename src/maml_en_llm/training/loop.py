@@ -1,0 +1,96 @@
+"""Training: tasks -> prompts -> batches -> updates -> a plain Hugging Face folder, on one page."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from ..config import TrainConfig
+from ..methods import method_class
+from ..models import PromptLoss, load_model, load_tokenizer, pick_device, save_model, trainable_parameters
+from ..progress import console, stop_on_signal, track
+from ..tasks.collection import Collection, Setting, load_collection
+from .checkpoint import RunDirectory
+from .model_card import provenance_files
+
+
+def train(config: TrainConfig) -> Path:
+    """Runs `config` and returns the model folder, `config.output / "model"`.
+
+    With the same configuration, data and number of threads the result is bitwise the same on a CPU, also when the run
+    was interrupted and resumed.  Raises ValueError for bad input, and KeyboardInterrupt when stopped, after saving a
+    checkpoint.
+    """
+    collection = load_collection(config.collection)
+    setting = collection.setting(config.setting)
+    run = RunDirectory(config, fingerprint=data_fingerprint(collection, setting))
+    console.print(setting.presence())
+    if run.finished:
+        console.print(f"{run.model} is finished already")
+        return run.model
+
+    torch.manual_seed(config.seed)
+    device = pick_device(config.device)
+    tokenizer = load_tokenizer(config.model)
+    model = load_model(config.model, device)
+    check_context(model, config.max_tokens, config.model)
+    loss = PromptLoss(model, autocast=torch.bfloat16 if config.precision == "bfloat16" else None)
+    parameters = {name: p.detach() for name, p in trainable_parameters(model).items()}
+    method = method_class(config.method)(config, parameters)
+    sampler = method.sampler(
+        tasks={name: collection[name].train for name in setting.train},
+        format=config.prompt_format(),
+        tokenizer=tokenizer,
+        demonstrations=config.shown,
+        prompts_per_batch=config.batch_size,
+        seed=config.seed,
+    )
+
+    group = config.batches_per_update
+    updates = config.batches // group
+    first = run.restore(parameters, method.moments) // group
+    saved_at = first * group
+    started = time.monotonic()
+    with track(config.method, updates * group, "batches", done=first * group) as progress, stop_on_signal() as stop:
+        for update in range(first, updates):
+            batches = [sampler.batch(number).to(device) for number in range(update * group, (update + 1) * group)]
+            lr_scale = learning_rate_scale(config, update, updates)
+            logged = update % config.log_every == 0 or update == updates - 1
+            figures = method.update(loss, parameters, batches, lr_scale, measure=logged)
+
+            seen = (update + 1) * group
+            progress.advance(group, f"loss {figures['loss']:.3f}")
+            if logged:
+                run.log({"batches": seen, **figures, "lr": config.lr * lr_scale, "seconds": time.monotonic() - started})
+            due = config.checkpoint_every and seen - saved_at >= config.checkpoint_every
+            if (due or stop.requested) and seen < updates * group:
+                run.save(seen, parameters, method.moments)
+                saved_at = seen
+            if stop.requested and seen < updates * group:
+                raise KeyboardInterrupt(f"stopped after {seen} batches; add --resume to the command to continue")
+
+    save_model(model, tokenizer, run.model, provenance_files(config, collection, setting))
+    run.finish()
+    return run.model
+
+
+def learning_rate_scale(config: TrainConfig, update: int, updates: int) -> float:
+    """Factor of the learning rate in `update` of `updates`: linear warm-up, then constant or linearly to 0."""
+    rising = config.warmup * updates
+    if update < rising:
+        return (update + 1) / (rising + 1)
+    return 1.0 if config.schedule == "constant" else (updates - update) / max(updates - rising, 1)
+
+
+def check_context(model: torch.nn.Module, max_tokens: int, name: str) -> None:
+    """ValueError when prompts of `max_tokens` are longer than the model's context."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and max_tokens > context:
+        raise ValueError(f"max_tokens is {max_tokens} but {name} reads at most {context}; lower --max-tokens")
+
+
+def data_fingerprint(collection: Collection, setting: Setting) -> dict[str, int]:
+    """Bytes of train.jsonl by training task: enough to see that a resumed run has the data it began with."""
+    return {name: (collection[name].folder / "train.jsonl").stat().st_size for name in setting.train}
