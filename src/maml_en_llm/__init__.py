@@ -1,0 +1,33 @@
+"""Meta-train causal language models so that they learn a new task from the examples in their prompt."""
+
+from importlib import import_module
+from typing import Any
+
+# Public names and where they live; imported at first use, so that the command line starts fast.
+_HOMES = {
+    "SGD": "bilevel",
+    "AdamW": "bilevel",
+    "MetaGradient": "bilevel",
+    "Moments": "bilevel",
+    "meta_gradient": "bilevel",
+    "Collection": "tasks.collection",
+    "Example": "tasks.collection",
+    "Setting": "tasks.collection",
+    "load_collection": "tasks.collection",
+    "EncodedPrompt": "prompts.layout",
+    "PromptFormat": "prompts.layout",
+    "EvaluateConfig": "config",
+    "TrainConfig": "config",
+    "train": "training.loop",
+    "evaluate": "evaluation.protocol",
+    "predict": "evaluation.prediction",
+    "report": "reporting.tables",
+    "quickstart": "starter.quickstart",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -127,7 +127,9 @@ class TrainConfig:
             )
         group = self.batches_per_update
         if self.batches < group:
-            raise ValueError(f"batches is {self.batches}, less than the {group} of one update (2 * inner_steps * copies)")
+            raise ValueError(
+                f"batches is {self.batches}, less than the {group} of one update (2 * inner_steps * copies)"
+            )
         self.prompt_format()
 
     def _refuse(self, key: str, names: tuple[str, ...]) -> None:
@@ -205,15 +207,13 @@ class EvaluateConfig:
     """Name of the method in reports; by default told from how the model was trained."""
     device: str = "auto"
     """auto takes a GPU if there is one."""
-    tokens_per_forward: int = 4096
+    tokens_per_forward: int = 1024
     """Tokens that one forward pass scores, behind the shared demonstrations; less needs less memory."""
 
     def __post_init__(self) -> None:
         check_literals(self)
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one")
-        if self.calibrate and self.direction == "channel":
-            raise ValueError("calibrate is read in the direct direction only; leave it out")
         for name in ("max_examples", "tokens_per_forward"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

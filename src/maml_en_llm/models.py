@@ -13,14 +13,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils.logging import disable_progress_bar
 
 from .prompts.batches import Batch
 
+disable_progress_bar()  # ours say more
+
 
 def load_tokenizer(model: str | Path) -> Any:
-    """The tokenizer of a Hugging Face folder or hub id; ValueError when there is none."""
+    """The tokenizer of a Hugging Face folder or hub id; ValueError when there is none.
+
+    A folder with nothing but GPT-2's vocab.json and merges.txt counts as one.
+    """
     try:
+        if (Path(model) / "merges.txt").is_file() and not (Path(model) / "tokenizer_config.json").is_file():
+            return AutoTokenizer.from_pretrained(str(model), tokenizer_type="gpt2")
         return AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(f"cannot load a tokenizer from {model}: {_first_line(error)}") from None
@@ -33,7 +47,7 @@ def load_model(model: str | Path, device: torch.device | str = "cpu", attention:
     None leaves the choice to transformers. Raises ValueError when there is no such model.
     """
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(model),
             dtype=torch.float32,
             use_safetensors=True,

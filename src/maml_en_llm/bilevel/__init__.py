@@ -1,6 +1,7 @@
 """The mathematics of meta-training, for any differentiable loss; knows nothing of language."""
 
-from .meta_gradient import MetaGradient, meta_gradient, value_and_gradient
+from .curvature import value_and_gradient
+from .meta_gradient import MetaGradient, meta_gradient
 from .steps import SGD, AdamW, Moments, Step, clip_by_global_norm_
 
 __all__ = [

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .curvature import CURVATURES, Curvature, Loss, value_and_gradient
-from .steps import Adjoint, AdamW, Moments, Step, Tensors, global_norm
+from .steps import AdamW, Adjoint, Moments, Step, Tensors, global_norm
 
 Order = Literal["second", "first"]
 
@@ -82,7 +82,9 @@ def meta_gradient(
     """
     copies, inner_steps = len(support), len(support[0]) if support else 0
     if not inner_steps or [len(s) for s in support] != [inner_steps] * copies or len(query) != copies:
-        raise ValueError("support and query must hold the same number of copies (>= 1), each with the same k >= 1 batches")
+        raise ValueError(
+            "support and query must hold the same number of copies (>= 1), each with the same k >= 1 batches"
+        )
     if any(len(q) != inner_steps for q in query):
         raise ValueError(f"each copy has {inner_steps} support batches, so it needs {inner_steps} query batches")
     if order not in ("second", "first"):
@@ -92,7 +94,9 @@ def meta_gradient(
     product = CURVATURES[curvature]
     parameters = {name: parameter.detach() for name, parameter in parameters.items()}
     shared = state if state is None or donate_state else state.clone()
-    total: Tensors = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()}
+    total: Tensors = {
+        name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()
+    }
     support_losses, query_losses, shares = [], [], []
 
     for support_batches, query_batches in zip(support, query, strict=True):

@@ -48,8 +48,10 @@ class Adjoint:
 class Step(Protocol):
     """One optimizer: how it updates, and how derivatives flow back through an update."""
 
-    lr: float
-    weight_decay: float
+    @property
+    def lr(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
 
     def init(self, parameters: Mapping[str, Tensor]) -> Moments:
         """Moments before the first step: zeros."""
@@ -72,7 +74,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent, `velocity = momentum * velocity + g; p = (1 - lr * weight_decay) * p - lr * velocity`.
+    """Stochastic gradient descent: velocity = momentum * velocity + g; p = (1 - lr * weight_decay) * p - lr * velocity.
 
     lr: learning rate. momentum: 0 for plain SGD. weight_decay: decoupled.
     """
@@ -221,7 +223,9 @@ def blocks(*tensors: Tensor, size: int = 1 << 16) -> Iterator[tuple[Tensor, ...]
 def global_norm(tensors: Mapping[str, Tensor]) -> Tensor:
     """Euclidean norm of all tensors together, a float32 (or wider) scalar."""
     norms = torch._foreach_norm(list(tensors.values()))
-    return torch.linalg.vector_norm(torch.stack([norm.to(torch.promote_types(norm.dtype, torch.float32)) for norm in norms]))
+    return torch.linalg.vector_norm(
+        torch.stack([norm.to(torch.promote_types(norm.dtype, torch.float32)) for norm in norms])
+    )
 
 
 def clip_by_global_norm_(gradients: Tensors, limit: float | None) -> float:

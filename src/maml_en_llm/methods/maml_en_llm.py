@@ -15,7 +15,7 @@ from ..bilevel import clip_by_global_norm_, meta_gradient
 from ..bilevel.curvature import Loss
 from ..bilevel.steps import Tensors
 from ..config import TrainConfig
-from ..prompts.batches import Batch, MixtureSampler, Sampler, SameTaskSampler
+from ..prompts.batches import Batch, MixtureSampler, SameTaskSampler, Sampler
 from . import make_step
 
 

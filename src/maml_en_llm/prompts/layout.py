@@ -65,16 +65,12 @@ class PromptFormat:
                 f"({self.max_tokens_per_example}), so an example may not fit; raise the one or lower the other"
             )
 
-    def encode_training(
-        self, tokenizer: Any, demonstrations: Sequence[Example], example: Example
-    ) -> EncodedPrompt:
+    def encode_training(self, tokenizer: Any, demonstrations: Sequence[Example], example: Example) -> EncodedPrompt:
         """The prompt whose answer is the example's own output (channel: its input), cut from the left if too long."""
-        pieces = [
-            (shown.input, shown.output, shown, i == 0) for i, shown in enumerate([*demonstrations, example])
-        ]
+        pieces = [(shown.input, shown.output, shown, i == 0) for i, shown in enumerate([*demonstrations, example])]
         encoded = self._encode(tokenizer, pieces)
         prefix = [token for target in encoded[:-1] for token in (*target.context, *target.answer)]
-        return self._join(prefix, encoded[-1])
+        return self.join(prefix, encoded[-1])
 
     def encode_options(
         self, tokenizer: Any, demonstrations: Sequence[Example], example: Example, longest: int | None = None
@@ -88,7 +84,7 @@ class PromptFormat:
         targets = self.encode_targets(tokenizer, example, first=not demonstrations)
         if self.overflow == "fit":
             prefix = self.fit(prefix, max(longest or 0, *(len(target) for target in targets)))
-        return [self._join(prefix, target) for target in targets]
+        return [self.join(prefix, target) for target in targets]
 
     def encode_demonstrations(self, tokenizer: Any, demonstrations: Sequence[Example]) -> list[int]:
         """Token ids of the demonstrations alone, uncut."""
@@ -106,7 +102,8 @@ class PromptFormat:
         """`prefix` without the leading tokens that leave no room for a target of `longest` tokens."""
         return prefix[max(0, len(prefix) + longest - self.max_tokens) :]
 
-    def _join(self, prefix: list[int], target: EncodedTarget) -> EncodedPrompt:
+    def join(self, prefix: list[int], target: EncodedTarget) -> EncodedPrompt:
+        """The whole prompt, cut from its left to `max_tokens`."""
         token_ids = [*prefix, *target.context, *target.answer][-self.max_tokens :]
         unmasked = len(token_ids) - len(target.answer)
         return EncodedPrompt(token_ids, [False] * unmasked + [True] * len(target.answer))
@@ -121,7 +118,7 @@ class PromptFormat:
         for input_text, output_text, example, first in pieces:
             before_input, before_output = self._separators(example, first)
             texts += [before_input + input_text, before_output + output_text]
-        token_ids = [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        token_ids = [list(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
         limit = self.max_tokens_per_example - 2
         inputs, outputs = token_ids[::2], [ids[:limit] for ids in token_ids[1::2]]
         longest = max(len(ids) for ids in outputs) if one_input_length else 0

@@ -105,7 +105,9 @@ def _check_setting(collection: Collection, path: Path) -> Iterator[Violation]:
                 continue
             for split in ("train",) if key == "train" else ("train", "test"):
                 if not collection[name].has(split):
-                    message = f"the task {name} is named under {key} but data/{name}/{split}.jsonl does not exist; add it"
+                    message = (
+                        f"the task {name} is named under {key} but data/{name}/{split}.jsonl does not exist; add it"
+                    )
                     yield Violation(path, where, message)
     for name in sorted(set(lists.get("train", ())) & set(lists.get("test", ()))):
         message = f"{name} is under both train and test; a target task must not be trained on, delete one"

@@ -1,8 +1,8 @@
 """A collection of NLP tasks on disk, read lazily.
 
-    data/TASK/{train,dev,test}.jsonl   lines {"task", "input", "output", "options"}
-    settings/NAME.json                 {"train": [...], "test": [...], "unseen_domain_test": [...]}
-    manifest.json                      optional: kinds of tasks, and the tasks declared missing
+data/TASK/{train,dev,test}.jsonl   lines {"task", "input", "output", "options"}
+settings/NAME.json                 {"train": [...], "test": [...], "unseen_domain_test": [...]}
+manifest.json                      optional: kinds of tasks, and the tasks declared missing
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run directory: config.yaml, metrics.jsonl, checkpoints/ and model/; nothing half-written ever has its final name."""
+"""A run directory: config.yaml, metrics.jsonl, checkpoints/ and model/; a final name never stands on half a file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class RunDirectory:
         data = self.folder / "data.json"
         if saved.is_file():
             if not config.resume:
-                raise ValueError(f"{self.folder} already holds a run; add --resume to continue it or choose another --output")
+                raise ValueError(
+                    f"{self.folder} already holds a run; add --resume to continue it or choose another --output"
+                )
             earlier, now = TrainConfig(**read_yaml(saved, TrainConfig)), config
             for key in vars(now):
                 if key not in FREE_ON_RESUME and getattr(earlier, key) != getattr(now, key):
@@ -68,7 +70,9 @@ class RunDirectory:
         beside = folder.with_suffix(".partial")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        safetensors.torch.save_file({k: v.contiguous() for k, v in parameters.items()}, beside / "parameters.safetensors")
+        safetensors.torch.save_file(
+            {k: v.contiguous() for k, v in parameters.items()}, beside / "parameters.safetensors"
+        )
         state = {f"first.{name}": m for name, m in moments.first.items()}
         state |= {f"second.{name}": v for name, v in (moments.second or {}).items()}
         safetensors.torch.save_file(state, beside / "moments.safetensors")

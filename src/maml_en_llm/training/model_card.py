@@ -66,8 +66,8 @@ task from the examples in its prompt. Method: `{config.method}` ({order}{config.
 
 ## Data
 
-Setting `{setting.name}` of the collection `{collection.path.name}`: {len(setting.train)} of {setting.named["train"]} named training
-tasks: {", ".join(setting.train)}.
+Setting `{setting.name}` of the collection `{collection.path.name}`, {len(setting.train)} of {setting.named["train"]}
+training tasks: {", ".join(setting.train)}.
 
 ## Configuration
 

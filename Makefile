@@ -1,0 +1,28 @@
+# `make quickstart` and `make test` set up all they need in .venv and can be repeated.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: quickstart test lint install clean
+
+quickstart: install
+	$(BIN)/maml-en-llm quickstart --output quickstart
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv quickstart build dist

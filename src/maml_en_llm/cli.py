@@ -1,0 +1,308 @@
+"""The command line: a verb is a function, and the function's signature is its flags."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from .config import EvaluateConfig, TrainConfig, read_yaml
+from .progress import console
+
+
+def train(config: TrainConfig) -> None:
+    """Meta-train a model on the training tasks of a setting."""
+    from .training.loop import train as run
+
+    print(run(config))
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Score a model on the target tasks of a setting."""
+    from .evaluation.protocol import evaluate as run
+    from .reporting.tables import read_rows, rich_tables
+
+    run(config)
+    for table in rich_tables(read_rows(config.output)):
+        console.print(table)
+    print(config.output)
+
+
+def predict(model: str, demonstrations: Path, input: str, options: str | None = None, device: str = "auto") -> None:
+    """Predict one input from a few labelled examples.
+
+    Args:
+        model: Hugging Face folder or hub id.
+        demonstrations: JSON lines with "input" and "output".
+        input: The text to predict for.
+        options: Possible outputs, separated by commas; by default those of the demonstrations.
+        device: auto takes a GPU if there is one.
+    """
+    from .evaluation.prediction import predict as run
+    from .evaluation.prediction import read_demonstrations
+
+    examples = read_demonstrations(demonstrations)
+    named = dict.fromkeys(e.output for e in examples) if options is None else [o.strip() for o in options.split(",")]
+    scores = run(model, examples, list(named), input, device)
+    print(next(iter(scores)))
+    for option, score in scores.items():
+        console.print(f"  {score:8.4f}  {option}", markup=False)
+
+
+def report(results: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("report")) -> None:
+    """Tables from results files, on the terminal and as OUTPUT/report.md.
+
+    Args:
+        results: Results of evaluate (.json), or tables (.csv) with columns method, setting, average, worst.
+        output: Folder to write to.
+    """
+    from .reporting.tables import report as run
+
+    if not results:
+        raise ValueError("no results given; name one or more files that `evaluate` wrote")
+    print(run(results, output))
+
+
+def tasks_list(collection: Path) -> None:
+    """List a collection's tasks and settings.
+
+    Args:
+        collection: Folder of NLP tasks.
+    """
+    from rich.table import Table
+
+    from .tasks.collection import SPLITS, load_collection
+
+    opened = load_collection(collection)
+    table = Table("task", "kind", "train", "dev", "test")
+    for name, task in opened.items():
+        table.add_row(name, task.kind, *(str(len(task.split(split))) if task.has(split) else "-" for split in SPLITS))
+    for column in table.columns[2:]:
+        column.justify = "right"
+    console.print(table)
+    for name in opened.setting_names:
+        print(opened.setting(name).presence())
+
+
+def tasks_check(collection: Path) -> None:
+    """Check every rule that a collection must obey; exits with 2 when one is broken.
+
+    Args:
+        collection: Folder of NLP tasks.
+    """
+    from .tasks.check import check_collection
+    from .tasks.collection import load_collection
+
+    opened = load_collection(collection)
+    found = check_collection(opened)
+    for violation in found:
+        print(violation)
+    errors = sum(violation.severity == "error" for violation in found)
+    if errors:
+        raise SystemExit(2)
+    for name in opened.setting_names:
+        print(opened.setting(name).presence())
+    print(f"{len(opened)} tasks are good")
+
+
+def tasks_show_prompt(
+    collection: Path,
+    task: str,
+    model: str,
+    direction: Literal["direct", "channel"] = "direct",
+    layout: Literal["newlines", "metaicl", "spaces"] = "newlines",
+    demonstrations: int = 2,
+    example: int = 0,
+    seed: int = 100,
+    max_tokens: int = 1024,
+    max_tokens_per_example: int = 256,
+) -> None:
+    """Show a prompt as a model reads it, with the answer marked.
+
+    Args:
+        collection: Folder of NLP tasks.
+        task: Name of the task.
+        model: Hugging Face folder or hub id whose tokenizer is used.
+        direction: direct predicts output from input; channel predicts input from output.
+        layout: How examples are joined.
+        demonstrations: Labelled examples in front of the example.
+        example: Which test example, from 0 (of the train split if there is no test split).
+        seed: Seed of the demonstrations.
+        max_tokens: Limit of the prompt.
+        max_tokens_per_example: Limit of one example.
+    """
+    from rich.text import Text
+
+    from .models import load_tokenizer
+    from .prompts.demonstrations import fixed_demonstrations
+    from .prompts.layout import PromptFormat
+    from .tasks.collection import load_collection
+
+    opened = load_collection(collection)
+    if task not in opened:
+        raise ValueError(f"{collection} has no task {task!r}; `tasks list` shows them")
+    form = PromptFormat(direction, layout, max_tokens, max_tokens_per_example)
+    tokenizer = load_tokenizer(model)
+    examples = opened[task].split("test" if opened[task].has("test") else "train")
+    if not 0 <= example < len(examples):
+        raise ValueError(f"example is {example} but {examples.path} has {len(examples)} (0 to {len(examples) - 1})")
+    shown = fixed_demonstrations(opened[task].train, demonstrations, task, seed) if demonstrations else []
+    prompt = form.encode_training(tokenizer, shown, examples[example])
+    answer = sum(prompt.answer_mask)
+    read = len(prompt.token_ids) - answer
+    text = Text(tokenizer.decode(prompt.token_ids[:read]))
+    text.append(tokenizer.decode(prompt.token_ids[read:]), style="reverse")
+    console.print(text)
+    print(f"{len(prompt.token_ids)} tokens, {answer} of them the answer (shown reversed)")
+
+
+def new_model(
+    collection: Path,
+    setting: str,
+    output: Path,
+    vocabulary: int = 8000,
+    layers: int = 6,
+    width: int = 256,
+    heads: int = 4,
+    context: int = 1024,
+    seed: int = 0,
+) -> None:
+    """Make an untrained GPT-2-shaped model with its own byte-level BPE learned from a setting's training tasks.
+
+    Args:
+        collection: Folder of NLP tasks.
+        setting: Name of the setting whose training tasks the tokenizer is learned from.
+        output: Model folder to write.
+        vocabulary: Most tokens of the tokenizer.
+        layers: Transformer blocks.
+        width: Size of a token's hidden state.
+        heads: Attention heads.
+        context: Longest prompt, in tokens.
+        seed: Seed of the weights.
+    """
+    from .models import new_gpt2, save_model, train_tokenizer
+    from .tasks.collection import load_collection
+
+    opened = load_collection(collection)
+    tasks = opened.setting(setting)
+    console.print(tasks.presence())
+    texts = (f"{e.input}\n{e.output}" for name in tasks.train for e in opened[name].train)
+    tokenizer = train_tokenizer(texts, vocabulary, context)
+    model = new_gpt2(tokenizer, layers=layers, width=width, heads=heads, context=context, seed=seed)
+    save_model(model, tokenizer, output)
+    print(f"{output}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
+
+
+def quickstart(output: Path = Path("quickstart")) -> None:
+    """Run the whole job on the built-in tasks: train, evaluate, report.
+
+    Args:
+        output: Folder for everything the run makes; what is finished in it is not done again.
+    """
+    from .starter.quickstart import quickstart as run
+
+    print(run(output))
+
+
+def doctor() -> None:
+    """Show what this machine offers: versions, processor, memory, GPU."""
+    import os
+
+    import torch
+
+    from .models import pick_device
+    from .training.model_card import versions
+
+    for name, number in versions().items():
+        print(f"{name:14} {number}")
+    print(f"{'device':14} {pick_device()}")
+    print(f"{'cpu threads':14} {torch.get_num_threads()}")
+    pages = {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(os.sysconf_names)
+    if pages:
+        print(f"{'memory':14} {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        print(f"{'gpu ' + str(index):14} {properties.name}, {properties.total_memory / 2**30:.1f} GiB")
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "quickstart": quickstart,
+    "tasks list": tasks_list,
+    "tasks check": tasks_check,
+    "tasks show-prompt": tasks_show_prompt,
+    "new-model": new_model,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "report": report,
+    "doctor": doctor,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns 0, 2 after a user's error (one sentence, no traceback), 130 when stopped."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = " ".join(words[:2]) if " ".join(words[:2]) in VERBS else words[0] if words else "--help"
+    if verb not in VERBS:
+        width = max(map(len, VERBS))
+        lines = [f"  {name:{width}}  {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items()]
+        listing = "\n".join(["usage: maml-en-llm VERB [--flags]   (VERB --help shows its flags)", "", *lines])
+        if verb in ("-h", "--help", "tasks") and not (verb == "tasks" and len(words) > 1):
+            print(listing)
+            return 0
+        print(f"maml-en-llm: unknown verb {' '.join(words[:2])!r}\n{listing}", file=sys.stderr)
+        return 2
+    try:
+        run(VERBS[verb], words[len(verb.split()) :], verb)
+    except ValueError as error:
+        print(f"maml-en-llm {verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"maml-en-llm {verb}: {str(interrupt) or 'stopped'}", file=sys.stderr)
+        return 130
+    except OSError as error:
+        reason = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+        print(f"maml-en-llm {verb}: {reason}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(function: Callable[..., None], words: list[str], verb: str) -> None:
+    program = f"maml-en-llm {verb}"
+    config_type = {"train": TrainConfig, "evaluate": EvaluateConfig}.get(verb)
+    if config_type is None:
+        tyro.cli(function, args=words, prog=program)
+        return
+    # --config FILE.yaml gives defaults that flags override.
+    files = [i for i, word in enumerate(words) if word == "--config" or word.startswith("--config=")]
+    defaults: dict[str, Any] = {}
+    for i in reversed(files):
+        whole = words[i].partition("=")
+        if not whole[1] and i + 1 == len(words):
+            raise ValueError("--config needs the name of a YAML file")
+        path = whole[2] if whole[1] else words.pop(i + 1)
+        words.pop(i)
+        defaults = read_yaml(Path(path), config_type) | defaults
+    tyro_type: Any = Annotated[config_type, tyro.conf.arg(name="")]
+    function(cli_config(tyro_type, config_type, defaults, words, program))
+
+
+def cli_config(tyro_type: Any, config_type: type[Any], defaults: dict[str, Any], words: list[str], program: str) -> Any:
+    """A config from flags over `defaults`; checked once, when all of it is known."""
+    import dataclasses
+
+    values = {
+        field.name: defaults.get(field.name, tyro.MISSING if field.default is dataclasses.MISSING else field.default)
+        for field in dataclasses.fields(config_type)
+    }
+    unchecked = object.__new__(config_type)
+    for name, value in values.items():
+        object.__setattr__(unchecked, name, value)
+    return tyro.cli(config_type, default=unchecked, args=words, prog=program)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

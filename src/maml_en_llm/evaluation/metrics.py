@@ -1,0 +1,19 @@
+"""Metrics of method.md section 7."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sklearn.metrics import accuracy_score, f1_score
+
+
+def metric_of(kind: str) -> str:
+    """`macro_f1` for classification, NLI and paraphrase, `accuracy` otherwise."""
+    return "macro_f1" if kind in ("classification", "nli", "paraphrase") else "accuracy"
+
+
+def score(metric: str, gold: Sequence[str], predicted: Sequence[str]) -> float:
+    """The metric, from 0 to 1; macro-F1 is over the labels that occur in `gold`, as in MetaICL."""
+    if metric == "accuracy":
+        return float(accuracy_score(gold, predicted))
+    return float(f1_score(gold, predicted, labels=sorted(set(gold)), average="macro", zero_division=0))

@@ -1,0 +1,53 @@
+"""Predicting one input with a model and a few labelled examples: what the toolkit is for, in one call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config import EvaluateConfig
+from ..models import load_model, load_tokenizer, pick_device
+from ..tasks.collection import Example
+from ..training.model_card import read_provenance
+from .protocol import as_trained, score_targets
+from .scoring import Scorer
+
+
+def predict(
+    model: str, demonstrations: Sequence[Example], options: Sequence[str], input: str, device: str = "auto"
+) -> dict[str, float]:
+    """Options of `input` with their scores, mean negative log-likelihoods in nats, the predicted (lowest) first.
+
+    The prompt has the layout and direction that `model` was trained with.  Raises ValueError for bad input.
+    """
+    options = tuple(options)
+    if len(set(options)) != len(options) or len(options) < 2:
+        raise ValueError(f"options are {', '.join(options) or 'empty'}; give at least two, all different")
+    unset = EvaluateConfig(model=model, collection=Path(), setting="", output=Path())
+    form, _ = as_trained(unset, read_provenance(model))
+    tokenizer = load_tokenizer(model)
+    shown = [Example(d.input, d.output, options) for d in demonstrations]
+    targets = form.encode_targets(tokenizer, Example(input, options[0], options), first=not shown)
+    scorer = Scorer(load_model(model, pick_device(device)))
+    prefix = form.encode_demonstrations(tokenizer, shown)
+    ((scores,), _) = score_targets(form, scorer, prefix, [targets])
+    return dict(sorted(zip(options, scores, strict=True), key=lambda item: item[1]))
+
+
+def read_demonstrations(path: Path) -> list[Example]:
+    """Examples from JSON lines with "input" and "output"; ValueError with file and line for a bad one."""
+    if not path.is_file():
+        raise ValueError(
+            f'{path} does not exist; give --demonstrations a file of lines like {{"input": "...", "output": "..."}}'
+        )
+    examples = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            examples.append(Example(record["input"], record["output"]))
+            if not isinstance(record["input"], str) or not isinstance(record["output"], str):
+                raise TypeError
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise ValueError(f'{path}:{number}: must be JSON like {{"input": "...", "output": "..."}}') from None
+    return examples

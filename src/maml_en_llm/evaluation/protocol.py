@@ -1,0 +1,265 @@
+"""The MetaICL protocol (method.md section 7): target tasks x demonstration seeds -> predictions -> results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import EvaluateConfig
+from ..models import load_model, load_tokenizer, pick_device
+from ..progress import console, stop_on_signal, track
+from ..prompts.demonstrations import fixed_demonstrations
+from ..prompts.layout import EncodedTarget, PromptFormat
+from ..tasks.collection import Example, Task, load_collection
+from ..training.checkpoint import write_text
+from ..training.loop import check_context
+from ..training.model_card import method_label, read_provenance, versions
+from .metrics import metric_of, score
+from .scoring import Scorer
+
+RESULTS_FORMAT = "maml-en-llm results 1"
+DEFAULTS: dict[str, Any] = {
+    "direction": "direct",
+    "layout": "newlines",
+    "demonstrations": 16,
+    "max_tokens": 1024,
+    "max_tokens_per_example": 256,
+}
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Scores a model and writes the results file; returns its content (docs/results-format.md).
+
+    Every option of every example is scored behind the fixed demonstrations of each seed and the lowest mean negative
+    log-likelihood is predicted. Predictions with all scores go to `OUTPUT.predictions.jsonl`; when a run is stopped,
+    the same command continues where it was.  Raises ValueError for bad input.
+    """
+    started = time.monotonic()
+    collection = load_collection(config.collection)
+    setting = collection.setting(config.setting)
+    console.print(setting.presence())
+    provenance = read_provenance(config.model)
+    form, shown = as_trained(config, provenance)
+    tasks = [collection[name] for name in getattr(setting, config.subset)]
+    scored = [task for task in tasks if task.kind != "free_form"]
+    if skipped := [task.name for task in tasks if task.kind == "free_form"]:
+        console.print(f"left out, because free-form tasks have no options to score: {', '.join(skipped)}")
+    if not scored:
+        raise ValueError(f"no target task of {config.setting} can be scored: {setting.presence()}")
+
+    tokenizer = load_tokenizer(config.model)
+    model = load_model(config.model, pick_device(config.device))
+    check_context(model, form.max_tokens, config.model)
+    scorer = Scorer(model, config.tokens_per_forward)
+    seeds = config.seeds if shown else config.seeds[:1]  # without demonstrations all seeds are equal
+    store = PredictionStore(config, provenance, scored)
+    with track("evaluate", len(scored) * len(seeds), "task seeds") as progress, stop_on_signal() as stop:
+        for task in scored:
+            for seed, rows in predict_task(
+                config, form, shown, scorer, tokenizer, task, seeds, store.finished(task.name)
+            ):
+                if rows is not None:
+                    store.add(task.name, seed, rows)
+                progress.advance(figures=task.name)
+                if stop.requested:
+                    raise KeyboardInterrupt("stopped; the same command continues where it was")
+
+    per_task = {}
+    for task in scored:
+        unseen = task.name in setting.unseen_domain_test
+        per_task[task.name] = task_result(task, store.rows, seeds) | {"unseen_domain": unseen}
+    subsets = ("test", "unseen_domain_test") if config.subset == "test" else ("unseen_domain_test",)
+    trained = provenance.get("config", {})
+    label = method_label(trained.get("method", ""), form.direction, shown, trained)
+    resolved = vars(config) | vars(form) | {"demonstrations": shown}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in resolved.items()}
+    results = {
+        "format": RESULTS_FORMAT,
+        "label": config.label or (f"{label} + PMI" if config.calibrate else label),
+        "setting": config.setting,
+        "seeds": list(seeds),
+        "summary": {
+            subset: summarize(
+                [r for r in per_task.values() if subset == "test" or r["unseen_domain"]], named=setting.named[subset]
+            )
+            for subset in subsets
+        },
+        "tasks": per_task,
+        "config": plain,
+        "model": provenance,
+        "versions": versions(),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    store.finish()
+    write_text(config.output, json.dumps(results, indent=1, ensure_ascii=False))
+    return results
+
+
+def as_trained(config: EvaluateConfig, provenance: Mapping[str, Any]) -> tuple[PromptFormat, int]:
+    """Prompt format and number of demonstrations: what `config` says, else as the model was trained, else defaults."""
+    trained = dict(provenance.get("config", {}))
+    if trained.get("method") == "multitask-zero-shot":
+        trained["demonstrations"] = 0
+    if trained.get("method") == "language-model":  # it was not trained for a direction or a number of demonstrations
+        del trained["direction"], trained["demonstrations"]
+    said = {key: value for key, value in vars(config).items() if value is not None}
+    known = {key: (DEFAULTS | trained | said)[key] for key in DEFAULTS}
+    shown = int(known.pop("demonstrations"))
+    if config.calibrate and known["direction"] == "channel":
+        raise ValueError("calibrate is read in the direct direction only; leave it out")
+    return PromptFormat(**known, overflow=config.overflow), shown
+
+
+def predict_task(
+    config: EvaluateConfig,
+    form: PromptFormat,
+    shown: int,
+    scorer: Scorer,
+    tokenizer: Any,
+    task: Task,
+    seeds: Sequence[int],
+    finished: set[int],
+) -> Iterator[tuple[int, list[dict[str, Any]] | None]]:
+    """For each seed the predictions of the task's examples in order, or None for seeds that are `finished`."""
+    if set(seeds) <= finished:
+        yield from ((seed, None) for seed in seeds)
+        return
+    examples = task.split(config.split)[: config.max_examples]
+    targets = [form.encode_targets(tokenizer, example, first=shown == 0) for example in examples]
+    for seed in seeds:
+        if seed in finished:
+            yield seed, None
+            continue
+        demonstrations = fixed_demonstrations(task.train, shown, task.name, seed) if shown else []
+        prefix = form.encode_demonstrations(tokenizer, demonstrations)
+        scores, alone = score_targets(form, scorer, prefix, targets)
+        if config.calibrate:
+            scores = _calibrated(form, scorer, tokenizer, prefix, examples, scores, first=shown == 0)
+        rows = []
+        for index, (example, values) in enumerate(zip(examples, scores, strict=True)):
+            lowest = min(range(len(values)), key=values.__getitem__)
+            row = {"index": index, "output": example.output, "predicted": example.options[lowest]}
+            rows.append(row | {"scores": [round(value, 6) for value in values], "shared_prefix": index not in alone})
+        yield seed, rows
+
+
+def score_targets(
+    form: PromptFormat, scorer: Scorer, prefix: list[int], targets: Sequence[Sequence[EncodedTarget]]
+) -> tuple[list[list[float]], set[int]]:
+    """Scores of all options of all examples, and the indices of examples whose prompts could not share `prefix`."""
+    if form.overflow == "fit":
+        longest = max(len(target) for options in targets for target in options)
+        return scorer.score(form.fit(prefix, longest), targets), set()
+    room = form.max_tokens - len(prefix)
+    alone = {i for i, options in enumerate(targets) if max(map(len, options)) > room}
+    together = [i for i in range(len(targets)) if i not in alone]
+    scores: list[list[float]] = [[] for _ in targets]
+    for i, values in zip(together, scorer.score(prefix, [targets[i] for i in together]), strict=True):
+        scores[i] = values
+    for i in alone:
+        scores[i] = [scorer.score_plain(form.join(prefix, target)) for target in targets[i]]
+    return scores, alone
+
+
+def _calibrated(
+    form: PromptFormat,
+    scorer: Scorer,
+    tokenizer: Any,
+    prefix: list[int],
+    examples: Sequence[Example],
+    scores: list[list[float]],
+    first: bool,
+) -> list[list[float]]:
+    """Scores less those that the same options have with the input "N/A" (Holtzman et al., EMNLP 2021)."""
+    distinct = list(dict.fromkeys(example.options for example in examples))
+    neutral = [form.encode_targets(tokenizer, Example("N/A", options[0], options), first) for options in distinct]
+    base = dict(zip(distinct, score_targets(form, scorer, prefix, neutral)[0], strict=True))
+    return [
+        [s - b for s, b in zip(values, base[e.options], strict=True)]
+        for e, values in zip(examples, scores, strict=True)
+    ]
+
+
+def task_result(
+    task: Task, rows: Mapping[tuple[str, int], list[dict[str, Any]]], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """The metric of one task per seed, its average and its worst (fractions, not percent)."""
+    metric = metric_of(task.kind)
+    by_seed = {}
+    for seed in seeds:
+        predictions = rows[task.name, seed]
+        by_seed[str(seed)] = score(metric, [r["output"] for r in predictions], [r["predicted"] for r in predictions])
+    return {
+        "kind": task.kind,
+        "metric": metric,
+        "examples": len(rows[task.name, seeds[0]]),
+        "scores": by_seed,
+        "average": sum(by_seed.values()) / len(by_seed),
+        "worst": min(by_seed.values()),
+        "prompts_cut_alone": sum(not r["shared_prefix"] for seed in seeds for r in rows[task.name, seed]),
+    }
+
+
+def summarize(task_results: Sequence[Mapping[str, Any]], named: int) -> dict[str, Any]:
+    """Means over tasks of their average and their worst; None where no task is present."""
+    count = len(task_results)
+    return {
+        "average": sum(r["average"] for r in task_results) / count if count else None,
+        "worst": sum(r["worst"] for r in task_results) / count if count else None,
+        "tasks": count,
+        "tasks_named": named,
+        "examples": sum(r["examples"] for r in task_results),
+    }
+
+
+class PredictionStore:
+    """Predictions of a results file, kept as they come: nothing computed is lost when an evaluation stops.
+
+    Until the end they stand in `OUTPUT.unfinished.jsonl`, whose first line says what they belong to.
+    """
+
+    def __init__(self, config: EvaluateConfig, provenance: Mapping[str, Any], tasks: Sequence[Task]) -> None:
+        config.output.parent.mkdir(parents=True, exist_ok=True)
+        self._final = config.output.with_suffix(".predictions.jsonl")
+        self._partial = config.output.with_suffix(".unfinished.jsonl")
+        self.rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        computed = {
+            k: v for k, v in vars(config).items() if k not in ("output", "label", "device", "tokens_per_forward")
+        }
+        weights = sorted(Path(config.model).glob("*.safetensors"))
+        stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
+        sizes = [(f.name, f.stat().st_size) for task in tasks for f in sorted(task.folder.glob("*.jsonl"))]
+        header = hashlib.sha256(repr((sorted(computed.items()), provenance, stamp, sizes)).encode()).hexdigest()
+        if self._partial.is_file():
+            first, *lines = self._partial.read_text(encoding="utf-8").split("\n")
+            if first == json.dumps({"of": header}):
+                for line in lines[:-1]:  # the last piece is empty, or was cut off
+                    group = json.loads(line)
+                    self.rows[group["task"], group["seed"]] = group["rows"]
+                kept = [json.dumps({"of": header}), *lines[:-1]]
+                write_text(self._partial, "\n".join(kept) + "\n")
+                return
+        self._partial.write_text(json.dumps({"of": header}) + "\n", encoding="utf-8")
+
+    def finished(self, task: str) -> set[int]:
+        return {seed for name, seed in self.rows if name == task}
+
+    def add(self, task: str, seed: int, rows: list[dict[str, Any]]) -> None:
+        self.rows[task, seed] = rows
+        with self._partial.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"task": task, "seed": seed, "rows": rows}, ensure_ascii=False) + "\n")
+
+    def finish(self) -> None:
+        """Writes one line per prediction to the final file."""
+        lines = [
+            json.dumps({"task": task, "seed": seed, **row}, ensure_ascii=False)
+            for (task, seed), rows in self.rows.items()
+            for row in rows
+        ]
+        write_text(self._final, "\n".join(lines) + "\n")
+        os.unlink(self._partial)

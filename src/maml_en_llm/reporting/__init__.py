@@ -1,0 +1,1 @@
+"""Tables from results files; nothing here computes a score."""
