@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..bilevel import clip_by_global_norm_, meta_gradient
+from ..bilevel import clip_by_global_norm_, meta_gradient, update_all_
 from ..bilevel.curvature import Loss
 from ..bilevel.steps import Tensors
 from ..config import TrainConfig
@@ -49,7 +49,7 @@ class MAMLenLLM:
             measure_share=measure and self.config.order == "second",
         )
         norm = clip_by_global_norm_(result.gradients, self.config.gradient_clip)
-        replace(self.outer, lr=self.outer.lr * lr_scale).update_(parameters, result.gradients, self.moments)
+        update_all_(replace(self.outer, lr=self.outer.lr * lr_scale), parameters, result.gradients, self.moments)
         figures = {"loss": float(result.query_loss), "support_loss": float(result.support_loss), "gradient_norm": norm}
         if result.second_order_share is not None:
             figures["second_order_share"] = result.second_order_share
