@@ -62,6 +62,7 @@ def meta_gradient(
     trajectory: Trajectory = "keep",
     donate_state: bool = False,
     measure_share: bool = False,
+    workspace: Tensors | None = None,
 ) -> MetaGradient:
     """Gradient of the query loss after adaptation by the parameters before it (MAML-en-LLM, sections 3.2 and 3.3).
 
@@ -75,6 +76,7 @@ def meta_gradient(
     trajectory: with k > 1, `keep` every inner step's parameters, gradient and moments, or go back by undoing steps and
         `recompute` each gradient: memory that does not grow with k for one more gradient a step (not for plain SGD).
     donate_state: update `state` in place instead of a copy of it. measure_share: also compute second_order_share.
+    workspace: a dict, empty at first, in which memory for one set of parameters is kept from call to call.
 
     Raises ValueError when support and query do not have the same n >= 1 copies with the same k >= 1 batches, or when
     a loss is not finite.
@@ -109,6 +111,7 @@ def meta_gradient(
         weight=1 / copies,
         total={},
         plain={} if measure_share else None,
+        workspace={} if workspace is None else workspace,
     )
     losses = [
         _explore(job, step.init(job.parameters) if shared is None else shared, *batches)
@@ -141,6 +144,12 @@ class _Job:
     weight: float
     total: Tensors
     plain: Tensors | None
+    workspace: Tensors
+
+    def memory_like(self, name: str, tensor: Tensor) -> Tensor:
+        """Memory for one parameter, contiguous, with any content."""
+        spare = self.workspace.pop(name, None)
+        return torch.empty_like(tensor, memory_format=torch.contiguous_format) if spare is None else spare
 
 
 def _explore(job: _Job, moments: Moments, support: Sequence[Any], query: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -178,7 +187,7 @@ def _adapt(
 
     def learn(name: str, gradient: Tensor) -> None:
         before = point.parameters[name]
-        after[name] = before if overwrite else torch.empty_like(before, memory_format=torch.contiguous_format)
+        after[name] = before if overwrite else job.memory_like(name, before)
         job.step.update(name, before, gradient, moments, out=after[name])
         if keep_gradient:
             point.gradient[name] = gradient
@@ -240,7 +249,7 @@ class _WayBack:
     def pull_back(self, name: str, adjoint: Tensor, inner: _InnerStep, memory: Tensor | None = None) -> None:
         """Turns the adjoint after a step into u, and into (1 - lr * weight_decay) * adjoint in the step's sink."""
         step = self.job.step
-        u = torch.empty_like(adjoint) if memory is None else memory
+        u = self.job.memory_like(name, adjoint) if memory is None else memory
         step.pull_back(name, adjoint, inner.point.gradient[name], inner.moments, self.earlier, out=u)
         self.direction[name] = u
         self.sink(name, adjoint.mul_(1 - step.lr * step.weight_decay) if step.weight_decay else adjoint)
@@ -274,6 +283,7 @@ class _WayBack:
                 inner.moments.step -= 1
             direction, self.direction = self.direction, {}
             PRODUCTS[job.curvature](job.loss, inner.point, direction, self.sink)
+            job.workspace.update(direction)
             self.passed.pop()
 
 

@@ -133,27 +133,26 @@ class AdamW:
         first, second = ({name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(2))
         return Moments(first, second)
 
-    def _corrections(self, step: int) -> tuple[float, float]:
-        """1 - beta1^t, and the root of 1 - beta2^t."""
-        return 1 - self.betas[0] ** step, math.sqrt(1 - self.betas[1] ** step)
+    def _scales(self, step: int) -> tuple[float, float]:
+        """c and e such that alpha * mh / (sqrt(vh) + eps) = c * m / (sqrt(v) + e): bias correction folded in."""
+        root = math.sqrt(1 - self.betas[1] ** step)
+        return self.lr * root / (1 - self.betas[0] ** step), self.eps * root
 
     def update(self, name: str, parameter: Tensor, gradient: Tensor, moments: Moments, out: Tensor) -> None:
         assert moments.second is not None
         beta1, beta2 = self.betas
-        first_correction, root_correction = self._corrections(moments.step)
+        c, e = self._scales(moments.step)
         for p, g, m, v, new in blocks(parameter, gradient, moments.first[name], moments.second[name], out):
-            m.mul_(beta1).add_(g, alpha=1 - beta1)
+            m.lerp_(g, 1 - beta1)
             v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            denominator = v.sqrt().mul_(1 / root_correction).add_(self.eps)
             decayed = torch.mul(p, 1 - self.lr * self.weight_decay, out=new) if self.weight_decay else p
-            torch.addcdiv(decayed, m, denominator, value=-self.lr / first_correction, out=new)
+            torch.addcdiv(decayed, m, v.sqrt().add_(e), value=-c, out=new)
 
     def undo_parameter_(self, name: str, parameter: Tensor, moments: Moments) -> None:
         assert moments.second is not None
-        first_correction, root_correction = self._corrections(moments.step)
+        c, e = self._scales(moments.step)
         for p, m, v in blocks(parameter, moments.first[name], moments.second[name]):
-            denominator = v.sqrt().mul_(1 / root_correction).add_(self.eps)
-            p.addcdiv_(m, denominator, value=self.lr / first_correction).div_(1 - self.lr * self.weight_decay)
+            p.addcdiv_(m, v.sqrt().add_(e), value=c).div_(1 - self.lr * self.weight_decay)
 
     def undo_moments_(self, name: str, gradient: Tensor, moments: Moments) -> None:
         assert moments.second is not None
@@ -167,30 +166,32 @@ class AdamW:
     ) -> None:
         assert moments.second is not None
         beta1, beta2 = self.betas
-        first_correction, root_correction = self._corrections(moments.step)
+        c, e = self._scales(moments.step)
         tensors = [adjoint, gradient, moments.first[name], moments.second[name], out]
         if earlier is not None:
             assert earlier.second is not None
             tensors += [earlier.first[name], earlier.second[name]]
         for a, g, m, v, u, *kept in blocks(*tensors):
-            root = v.sqrt().mul_(1 / root_correction)  # sqrt(vh)
-            denominator = root + self.eps
-            # am = -lr / ((1 - beta1^t) (sqrt(vh) + eps)) * a
-            am = (a / denominator).mul_(-self.lr / first_correction)
-            # av = lr * mh / (2 sqrt(vh) (sqrt(vh) + eps)^2 (1 - beta2^t)) * a; m = 0 where v = 0, so av = 0 there
-            av = (am * m).mul_(-0.5 / root_correction**2).div_(denominator).div_(root.clamp_(min=_TINY))
-            if kept:
-                am, av = kept[0].add_(am), kept[1].add_(av)
+            root = v.sqrt()
+            denominator = root + e
+            both = root.mul_(denominator).clamp_(min=_TINY)  # m = 0 where v = 0, and so is what both divides
+            # d phi' / d m' = -c / (sqrt(v) + e);  d phi' / d v' = c * m / (2 sqrt(v) (sqrt(v) + e)^2)
+            if not kept:  # u = am * (1 - beta1) + av * 2 (1 - beta2) g, with av = -am * m / (2 both)
+                slope = torch.addcdiv(a.new_tensor(-c * (1 - beta1)), g * m, both, value=c * (1 - beta2))
+                torch.div(a, denominator, out=u).mul_(slope)
+                continue
+            am = (a / denominator).mul_(-c)
+            av = (am * m).div_(both).mul_(-0.5)
+            am, av = kept[0].add_(am), kept[1].add_(av)
             torch.mul(am, 1 - beta1, out=u).addcmul_(g, av, value=2 * (1 - beta2))
-            if kept:
-                am.mul_(beta1)
-                av.mul_(beta2)
+            am.mul_(beta1)
+            av.mul_(beta2)
 
 
 _TINY = 1e-30  # keeps 0 / 0 from being nan where a parameter never had a gradient
 
 
-def blocks(*tensors: Tensor, size: int = 1 << 16) -> Iterator[tuple[Tensor, ...]]:
+def blocks(*tensors: Tensor, size: int = 1 << 17) -> Iterator[tuple[Tensor, ...]]:
     """Views of the same `size` elements of each tensor in turn (CPU), or the whole tensors (elsewhere)."""
     first = tensors[0]
     if first.device.type != "cpu" or first.numel() <= size or not all(t.is_contiguous() for t in tensors):

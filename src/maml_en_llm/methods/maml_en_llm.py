@@ -25,6 +25,7 @@ class MAMLenLLM:
         self.inner = make_step(config, config.inner_optimizer, config.inner_lr)
         self.outer = make_step(config, config.optimizer, config.lr)
         self.moments = self.outer.init(parameters)
+        self.workspace: Tensors = {}
 
     def sampler(self, **data: Any) -> Sampler:
         if self.config.sampling == "same_task":
@@ -47,6 +48,7 @@ class MAMLenLLM:
             curvature=self.config.curvature,
             donate_state=True,
             measure_share=measure and self.config.order == "second",
+            workspace=self.workspace,
         )
         norm = clip_by_global_norm_(result.gradients, self.config.gradient_clip)
         update_all_(replace(self.outer, lr=self.outer.lr * lr_scale), parameters, result.gradients, self.moments)
