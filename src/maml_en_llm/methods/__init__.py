@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..bilevel import SGD, AdamW, Moments
 from ..bilevel.curvature import Loss
@@ -12,6 +12,7 @@ from ..config import TrainConfig
 from ..prompts.batches import Batch, Sampler
 
 
+@runtime_checkable
 class Method(Protocol):
     """What the training loop needs of a method; `moments` is all the state it keeps between updates."""
 
