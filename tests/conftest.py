@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from builders import WORDS, make_collection
 from hypothesis import settings
 
 import maml_en_llm
+from builders import WORDS, make_collection
 from maml_en_llm.models import new_gpt2, save_model, train_tokenizer
 
 torch.set_num_threads(1)  # the models are tiny
