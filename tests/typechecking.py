@@ -16,4 +16,5 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     module = sys.modules.get("maml_en_llm.tasks.collection")
     classes = [getattr(module, name) for name in LAZY if hasattr(module, name)]
     overrides = FrozenDict({cls: Annotated[object, IsInstance[cls]] for cls in classes})
-    return beartype(function, conf=BeartypeConf(is_random=False, hint_overrides=overrides))
+    conf = BeartypeConf(hint_overrides=overrides, is_random=False, is_pep484_tower=True)  # an int is a float
+    return beartype(function, conf=conf)
