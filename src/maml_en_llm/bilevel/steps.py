@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Moments:
         return Moments({name: m.clone() for name, m in self.first.items()}, second, self.step)
 
 
+@runtime_checkable
 class Step(Protocol):
     """One optimizer: how it updates a parameter, and how derivatives flow back through that update."""
 

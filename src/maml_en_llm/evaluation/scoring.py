@@ -70,7 +70,7 @@ class Scorer:
         return float(torch.nn.functional.cross_entropy(logits, token_ids[0, keep + 1]))
 
     def _encode(self, token_ids: Sequence[int]) -> DynamicCache:
-        cache = DynamicCache(config=self.model.config)
+        cache = DynamicCache()  # of full layers: a sliding one forgets the demonstrations when a pack passes through
         ids = torch.tensor([list(token_ids)], device=self.device)
         self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache
