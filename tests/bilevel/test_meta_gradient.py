@@ -8,7 +8,7 @@ from torch import Tensor
 
 from builders import random_batch, tiny_language_model
 from maml_en_llm import SGD, AdamW, Moments, meta_gradient
-from maml_en_llm.bilevel import value_and_gradient
+from maml_en_llm.bilevel import update_all_, value_and_gradient
 from maml_en_llm.bilevel.steps import Tensors
 from maml_en_llm.models import PromptLoss, trainable_parameters
 from unrolled import State, detached, relative_error
@@ -52,7 +52,7 @@ def warm_moments(step: SGD | AdamW, parameters: Tensors, generator: torch.Genera
     moments, moved = step.init(parameters), detached(parameters)
     for _ in range(3):
         gradients = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) * 0.1 for n, p in parameters.items()}
-        step.update_(moved, gradients, moments)
+        update_all_(step, moved, gradients, moments)
     return moments
 
 
@@ -225,7 +225,7 @@ def test_fact_3_first_order_is_the_gradient_at_the_adapted_parameters(step: Any)
     support, query = network_batches(generator, 1, 2), network_batches(generator, 1, 2)
     adapted, moments = detached(parameters), step.init(parameters)
     for batch in support[0]:
-        step.update_(adapted, value_and_gradient(network_loss, adapted, batch)[1], moments)
+        update_all_(step, adapted, value_and_gradient(network_loss, adapted, batch)[1], moments)
     plain = [value_and_gradient(network_loss, adapted, batch)[1] for batch in query[0]]
     mean = {name: (plain[0][name] + plain[1][name]) / 2 for name in parameters}
     found = meta_gradient(network_loss, parameters, support, query, step=step, order="first")
@@ -249,7 +249,7 @@ def test_fact_4_without_shared_moments_the_second_order_part_nearly_vanishes() -
 def test_fact_4_a_fresh_adamw_step_moves_every_weight_by_about_the_learning_rate() -> None:
     step, gradients = AdamW(lr=0.01), {"x": torch.tensor([3.0, -0.2, 1e-3], dtype=torch.float64)}
     moved = {"x": torch.zeros(3, dtype=torch.float64)}
-    step.update_(moved, gradients, step.init(moved))
+    update_all_(step, moved, gradients, step.init(moved))
     assert torch.allclose(moved["x"], -0.01 * gradients["x"].sign(), rtol=1e-4)
 
 

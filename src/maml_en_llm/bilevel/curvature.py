@@ -189,7 +189,9 @@ def step_size(point: Point, direction: Mapping[str, Tensor]) -> float | None:
     length = length or float(global_norm(direction))
     if not length > 0:
         return None
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else next(iter(direction.values())).dtype
+    dtype = (
+        torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else next(iter(direction.values())).dtype
+    )
     return RELATIVE_STEP[dtype] * float(global_norm(dict(point.parameters))) / length
 
 

@@ -89,7 +89,9 @@ def meta_gradient(
     """
     copies, inner_steps = len(support), len(support[0]) if support else 0
     if not inner_steps or [len(s) for s in support] != [inner_steps] * copies or len(query) != copies:
-        raise ValueError("support and query must hold the same number of copies (>= 1) with the same k >= 1 batches each")
+        raise ValueError(
+            "support and query must hold the same number of copies (>= 1) with the same k >= 1 batches each"
+        )
     if any(len(q) != inner_steps for q in query):
         raise ValueError(f"each copy has {inner_steps} support batches, so it needs {inner_steps} query batches")
     for name, value, allowed in (
@@ -218,9 +220,7 @@ class _WayBack:
     `job.total`, so that the copies of k = 1 need no memory of their own.
     """
 
-    def __init__(
-        self, job: _Job, passed: list[_InnerStep], after: Tensors, query_weight: float, undo: bool
-    ) -> None:
+    def __init__(self, job: _Job, passed: list[_InnerStep], after: Tensors, query_weight: float, undo: bool) -> None:
         self.job, self.passed, self.after, self.query_weight, self.undo = job, passed, after, query_weight, undo
         self.adjoint: Tensors = {}
         self.direction: Tensors = {}
