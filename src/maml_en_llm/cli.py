@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -286,22 +287,19 @@ def run(function: Callable[..., None], words: list[str], verb: str) -> None:
         path = whole[2] if whole[1] else words.pop(i + 1)
         words.pop(i)
         defaults = read_yaml(Path(path), config_type) | defaults
-    tyro_type: Any = Annotated[config_type, tyro.conf.arg(name="")]
-    function(cli_config(tyro_type, config_type, defaults, words, program))
+    function(cli_config(config_type, defaults, words, program))
 
 
-def cli_config(tyro_type: Any, config_type: type[Any], defaults: dict[str, Any], words: list[str], program: str) -> Any:
+def cli_config(config_type: type[Any], defaults: dict[str, Any], words: list[str], program: str) -> Any:
     """A config from flags over `defaults`; checked once, when all of it is known."""
-    import dataclasses
-
-    values = {
-        field.name: defaults.get(field.name, tyro.MISSING if field.default is dataclasses.MISSING else field.default)
-        for field in dataclasses.fields(config_type)
-    }
-    unchecked = object.__new__(config_type)
-    for name, value in values.items():
-        object.__setattr__(unchecked, name, value)
-    return tyro.cli(config_type, default=unchecked, args=words, prog=program)
+    # The flags are parsed into a twin that checks nothing: what the check says is for `main` to print.
+    members = {"__doc__": config_type.__doc__, "__post_init__": lambda self: None}
+    twin: Any = type(config_type.__name__, (config_type,), members)
+    unchecked = object.__new__(twin)
+    for field in dataclasses.fields(config_type):
+        default = tyro.MISSING if field.default is dataclasses.MISSING else field.default
+        object.__setattr__(unchecked, field.name, defaults.get(field.name, default))
+    return config_type(**vars(tyro.cli(twin, default=unchecked, args=words, prog=program)))
 
 
 if __name__ == "__main__":

@@ -107,8 +107,17 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("demonstrations", "checkpoint_every", "lr", "inner_lr", "weight_decay", "warmup"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # so that nan is refused, too
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("adam_eps", "gradient_clip"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.warmup > 1:
+            raise ValueError(f"warmup is {self.warmup}; it must be at most 1")
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise ValueError(f"adam_betas is {self.adam_betas}; each must be at least 0 and below 1")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
         if self.method != "maml-en-llm":
             self._refuse("method", MAML_KEYS)
         if self.method == "multitask-zero-shot":
@@ -214,6 +223,8 @@ class EvaluateConfig:
         check_literals(self)
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one")
+        if self.demonstrations is not None and self.demonstrations < 0:
+            raise ValueError(f"demonstrations is {self.demonstrations}; it must not be negative")
         for name in ("max_examples", "tokens_per_forward"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -225,8 +236,10 @@ Config = TypeVar("Config")
 def check_literals(config: Any) -> None:
     """ValueError when a field holds none of the words that its type allows."""
     for name, hint in typing.get_type_hints(type(config)).items():
-        allowed = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-        if allowed and getattr(config, name) not in allowed:
+        parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        allowed = [word for part in parts if typing.get_origin(part) is Literal for word in typing.get_args(part)]
+        absent = getattr(config, name) is None and type(None) in parts
+        if allowed and not absent and getattr(config, name) not in allowed:
             raise ValueError(f"{name} is {getattr(config, name)!r}; it must be one of {', '.join(map(str, allowed))}")
 
 
@@ -261,8 +274,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list):
             raise ValueError(f"{where} is {value!r}; it must be a list")
-        element = arguments[0]
-        return tuple(_convert(v, element, where) for v in value)
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise ValueError(f"{where} is {value!r}; it must be a list of {len(arguments)}")
+        return tuple(_convert(v, arguments[0], where) for v in value)
     if hint is bool and isinstance(value, bool):
         return value
     try:
@@ -272,11 +286,12 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
                 return number
         if hint is Path and isinstance(value, str):
             return Path(value)
-        if hint is str and isinstance(value, (str, int)):
+        if hint is str and isinstance(value, (str, int)) and not isinstance(value, bool):
             return str(value)
     except (TypeError, ValueError):
         pass
-    raise ValueError(f"{where} is {value!r}; it must be a {getattr(hint, '__name__', hint)}")
+    words = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "text"}
+    raise ValueError(f"{where} is {value!r}; it must be {words[hint]}")
 
 
 def to_yaml(config: Any) -> str:

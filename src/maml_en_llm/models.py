@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
@@ -54,7 +55,7 @@ def load_model(model: str | Path, device: torch.device | str = "cpu", attention:
             trust_remote_code=False,
             attn_implementation=attention,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"cannot load a causal language model from {model}: {_first_line(error)}") from None
     return loaded.to(device).eval()
 
@@ -127,9 +128,17 @@ def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto`: the first GPU there is, else the CPU."""
+    """`auto`: the first GPU there is, else the CPU; ValueError for a device that is not there."""
     if name != "auto":
-        return torch.device(name)
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise ValueError(f"device is {name!r}; it must be auto, cpu, cuda, cuda:N or mps") from None
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError):
+            raise ValueError(f"device is {name!r} but this machine has no such device; use auto or cpu") from None
+        return device
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -133,14 +133,14 @@ def test_ctrl_c_and_resume_on_the_command_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "cut"
-    flags = "--setting small --batches 300 --demonstrations 1 --max-tokens 48 --max-tokens-per-example 24 --log-every 1"
+    flags = "--setting small --batches 160 --demonstrations 1 --max-tokens 48 --max-tokens-per-example 24 --log-every 1"
     words = ["train", "--collection", collection_folder, "--model", model_folder, "--method", method]
     words += [*flags.split(), "--device", "cpu", "--lr", "1e-3"]
 
     process = command(*words, "--output", output)
     metrics = output / "metrics.jsonl"
     until = time.monotonic() + 60
-    while not (metrics.is_file() and metrics.read_bytes().count(b"\n") > 2) and process.poll() is None:
+    while not (metrics.is_file() and metrics.read_bytes().count(b"\n") > 1) and process.poll() is None:
         assert time.monotonic() < until, "no update within a minute"
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -154,7 +154,7 @@ def test_ctrl_c_and_resume_on_the_command_line(
 
     config = TrainConfig(
         **vars(train_config(collection_folder, model_folder, tmp_path / "whole", method=method))
-        | {"batches": 300, "demonstrations": 1, "max_tokens": 48, "inner_lr": 1e-5, "checkpoint_every": 1000}
+        | {"batches": 160, "demonstrations": 1, "max_tokens": 48, "inner_lr": 1e-5, "checkpoint_every": 1000}
     )
     train(config)
     assert_same_run(output, tmp_path / "whole")

@@ -24,6 +24,11 @@ def predict(
     options = tuple(options)
     if len(set(options)) != len(options) or len(options) < 2:
         raise ValueError(f"options are {', '.join(options) or 'empty'}; give at least two, all different")
+    for shown_output in (d.output for d in demonstrations if d.output not in options):
+        raise ValueError(
+            f"the demonstration output {shown_output!r} is not among the options {', '.join(options)}; "
+            "add it or correct it"
+        )
     unset = EvaluateConfig(model=model, collection=Path(), setting="", output=Path())
     form, _ = as_trained(unset, read_provenance(model))
     tokenizer = load_tokenizer(model)
@@ -41,8 +46,12 @@ def read_demonstrations(path: Path) -> list[Example]:
         raise ValueError(
             f'{path} does not exist; give --demonstrations a file of lines like {{"input": "...", "output": "..."}}'
         )
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # a text may hold other line ends
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
     examples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
             examples.append(Example(record["input"], record["output"]))
