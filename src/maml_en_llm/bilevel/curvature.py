@@ -1,7 +1,8 @@
 """Gradients and Hessian-vector products of a loss, each parameter's part handed over as soon as it is known.
 
 A loss is any function `loss(parameters: dict[str, Tensor], batch) -> scalar`.  It may also have a context manager
-`substituted(parameters)`: then it stays entered until the gradient is computed, which activation checkpointing needs.
+`substituted(parameters)`: then it stays entered until the gradient is computed, which activation checkpointing needs;
+and an attribute `autocast`: the type it computes in, when that is not the type of the parameters.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def difference(loss: Loss, point: Point, direction: Tensors, consume: Consume) -
     `direction` becomes phi + eps u, and `point.gradient` is used up. Its error shrinks with eps down to the rounding
     of the gradients: RELATIVE_STEP balances the two.
     """
-    epsilon = step_size(point, direction)
+    epsilon = step_size(loss, point, direction)
     if epsilon is None:
         for name, u in direction.items():
             consume(name, u)  # zero, as the product is
@@ -151,7 +152,7 @@ def central(loss: Loss, point: Point, direction: Tensors, consume: Consume) -> N
     Its truncation error is of second order in eps, so the step can be larger and rounding matters less: for low
     precision.
     """
-    epsilon = step_size(point, direction)
+    epsilon = step_size(loss, point, direction)
     if epsilon is None:
         for name, u in direction.items():
             consume(name, u)
@@ -172,7 +173,7 @@ def central(loss: Loss, point: Point, direction: Tensors, consume: Consume) -> N
         stream_gradient(loss, direction, point.batch, subtract)
 
 
-def step_size(point: Point, direction: Mapping[str, Tensor]) -> float | None:
+def step_size(loss: Loss, point: Point, direction: Mapping[str, Tensor]) -> float | None:
     """eps such that eps * direction is RELATIVE_STEP of the parameters' norm; None when the direction is zero.
 
     The length is that over coordinates with a gradient: others (embeddings of absent tokens) do not change the loss,
@@ -189,9 +190,7 @@ def step_size(point: Point, direction: Mapping[str, Tensor]) -> float | None:
     length = length or float(global_norm(direction))
     if not length > 0:
         return None
-    dtype = (
-        torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else next(iter(direction.values())).dtype
-    )
+    dtype = getattr(loss, "autocast", None) or next(iter(direction.values())).dtype
     return RELATIVE_STEP[dtype] * float(global_norm(dict(point.parameters))) / length
 
 
