@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ def value_and_gradient(loss: Loss, parameters: Mapping[str, Tensor], batch: Any)
     return value.detach(), dict(zip(leaves, gradients, strict=True))
 
 
+@runtime_checkable
 class HessianVectorProduct(Protocol):
     """Adds H(parameters; batch) @ direction to `out`, in place; the content of `direction` is used up."""
 

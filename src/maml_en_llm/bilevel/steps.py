@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class Adjoint:
     second: Tensors | None = None
 
 
+@runtime_checkable
 class Step(Protocol):
     """One optimizer: how it updates, and how derivatives flow back through an update."""
 

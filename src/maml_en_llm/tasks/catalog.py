@@ -7,14 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from .collection import KINDS, Example
 from .mappings import MAPPINGS, Row, options_of
-
-Verified = Literal["content", "documentation", "none"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +22,12 @@ class Entry:
     name: str
     kind: str
     licence: str
-    verified: Verified
+    verified: str  # content, documentation or none
     hub: str | None = None
     config: str | None = None
     revision: str | None = None
     splits: Mapping[str, str | list[str]] = field(default_factory=lambda: {"train": "train", "test": "validation"})
-    holdout: float = 0.0
+    holdout: float | int = 0
     test_share: float = 1.0
     at_most: int | None = None
     map: str | None = None

@@ -248,10 +248,10 @@ def cause_or_effect(
     """COPA: the side that is asked for is named in front of the premise and of each option."""
     sides = {"cause": ("Effect: ", "Cause: "), "effect": ("Cause: ", "Effect: ")}
     for row in rows:
-        given, asked = sides[value_at(row, question)]
+        given, asked = sides.get(value_at(row, question), ("", ""))
         found = tuple(asked + (as_text(value_at(row, option)) or "") for option in options)
         place = value_at(row, label)
-        if place in (0, 1) and found[0] != found[1]:
+        if asked and place in (0, 1) and found[0] != found[1]:
             yield Example(given + (as_text(value_at(row, premise)) or ""), found[place], found)
 
 

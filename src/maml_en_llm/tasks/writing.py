@@ -130,7 +130,7 @@ def sampled(examples: Iterable[Example], most: int, *key: int | str) -> list[Exa
 
 
 def separated(
-    train: Iterable[Example], test: Iterable[Example], holdout: float, *key: int | str
+    train: Iterable[Example], test: Iterable[Example], holdout: float | int, *key: int | str
 ) -> tuple[list[Example], list[Example]]:
     """Deduplicated train and test without a common input; an input in both stays in test.
 
@@ -141,6 +141,7 @@ def separated(
     kept = list(without_duplicates(train, seen))
     if holdout and not held:
         kept = drawn(kept, len(kept), "holdout", *key)
-        number = min(round(len(kept) * holdout) if holdout < 1 else int(holdout), max(len(kept) - 1, 0))
+        number = max(round(len(kept) * holdout), 1) if holdout < 1 else int(holdout)
+        number = min(number, max(len(kept) - 1, 0))  # one train example at least
         held, kept = kept[:number], kept[number:]
     return kept, held
