@@ -268,7 +268,7 @@ def change(value: Any, ending: str, path: str = "") -> Any:
         "passage",
         "word",
     }
-    texts |= {"answer-Y", "question_title", "story"}
+    texts |= {"answer-Y", "question_title", "story", "word"}
     if isinstance(value, dict):
         return {key: change(inner, ending, str(key)) for key, inner in value.items() if inner != {}}
     if isinstance(value, list) and path == "post_tokens":

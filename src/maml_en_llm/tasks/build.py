@@ -182,11 +182,11 @@ def from_hub(hub: Hub, entry: Entry, examples: int) -> Built:
             found[ours] += sampled(mapped, MOST_READ, entry.name) if ours == "train" else mapped
         if not found[ours]:
             raise ValueError(f"none of the rows of {entry.hub} could be mapped; its columns or labels have changed")
-    train, test = separated(found["train"], found.get("test", ()), entry.holdout, entry.name, SEED)
+    splits = separated(found, entry.holdout, entry.name, SEED)
     if entry.test_share < 1:
-        test = drawn(test, max(round(len(test) * entry.test_share), 1), entry.name, "test")
-    train = drawn(train, min(examples, entry.at_most or examples), entry.name, SEED)
-    splits = {"train": train, "test": test} | ({"dev": found["dev"]} if "dev" in found else {})
+        number = max(round(len(splits["test"]) * entry.test_share), 1)
+        splits["test"] = drawn(splits["test"], number, entry.name, "test")
+    splits["train"] = drawn(splits["train"], min(examples, entry.at_most or examples), entry.name, SEED)
     source = {"hub": entry.hub, "config": entry.config, "revisions": sorted(revisions), "files": sorted(set(files))}
     return Built(splits, source)
 
@@ -202,8 +202,8 @@ def from_paper_files(hub: Hub, entry: Entry, examples: int) -> Built:
     if not names:
         raise ValueError(f"{paper.hub} has no files of it")
     paths = [hub.download(paper.hub, paper.revision, name) for name in names]
-    train, test, dev = paper_task(entry.name, paths)
-    splits = {"train": drawn(train, examples, entry.name, SEED), "dev": dev, "test": test}
+    splits = paper_task(entry.name, paths)
+    splits["train"] = drawn(splits["train"], examples, entry.name, SEED)
     return Built(splits, {"hub": paper.hub, "revisions": [paper.revision], "files": sorted(names)})
 
 

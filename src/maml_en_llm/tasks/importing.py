@@ -23,7 +23,7 @@ from typing import Any
 from .collection import KINDS, SPLITS, Example, parse_line
 from .mappings import MissingColumn, Row, as_text, fields_of, fill, value_at
 from .seeds import random_generator
-from .writing import separated, without_duplicates, write_manifest, write_setting, write_task
+from .writing import separated, write_manifest, write_setting, write_task
 
 PAPER_FILE = re.compile(r"(?P<task>.+)_(?P<number>\d+)_(?P<seed>\d+)_(?P<split>train|dev|test)\.jsonl")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow")
@@ -411,8 +411,8 @@ def _of_task(files: Iterable[Path], task: str) -> list[Path]:
 # ---- MetaICL's preprocessed folders
 
 
-def paper_task(task: str, paths: Sequence[Path]) -> tuple[list[Example], list[Example], list[Example]]:
-    """Train, test and dev of a task in MetaICL's files TASK_NUMBER_SEED_SPLIT.jsonl.
+def paper_task(task: str, paths: Sequence[Path]) -> dict[str, list[Example]]:
+    """The splits of a task in MetaICL's files TASK_NUMBER_SEED_SPLIT.jsonl.
 
     The largest train file is the train split; a task with files of 16 examples a seed only gets those of all seeds.
     The test files of all seeds are the same and are read once. Raises ValueError with the line of a bad example.
@@ -431,10 +431,7 @@ def paper_task(task: str, paths: Sequence[Path]) -> tuple[list[Example], list[Ex
             if example is None:
                 raise ValueError(f"{path}:{number}: {problems[0]}")
             parts[match["split"]].append(example)
-    seen: set[str] = set()
-    test = list(without_duplicates(parts["test"], seen))
-    train = list(without_duplicates(parts["train"], seen))
-    return train, test, list(without_duplicates(parts["dev"], seen))
+    return separated(parts, 0)
 
 
 # ---- Natural Instructions
@@ -494,16 +491,14 @@ def read_task(
 ) -> Imported:
     """One task from its files, deduplicated and split. Raises ValueError with file, line and remedy."""
     if "paper" in files:
-        train, test, dev = paper_task(name, files["paper"])
-        kind, words, splits = with_options(
-            name, {"train": train, "dev": dev, "test": test}, Columns(), files["paper"][0].parent
-        )
+        parts = paper_task(name, files["paper"])
+        kind, words, splits = with_options(name, parts, Columns(), files["paper"][0].parent)
         sources = [str(path) for path in files["paper"]]
         return Imported(name, kind, _filled(splits), words, instruction, sources)
     paths = [path for part in files.values() for path in part]
     remarks: list[str] = []
     single = natural_instructions(paths[0]) if len(paths) == 1 else None
-    parts: dict[str, list[Example]] = {}
+    parts = {}
     if single is not None:
         parts, kind, words = {"train": single.splits[""]}, single.kind, single.options
         instruction = instruction or single.instruction
@@ -518,11 +513,7 @@ def read_task(
     before = sum(map(len, parts.values()))
     if "train" not in parts:
         raise ValueError(f"{paths[0].parent}: has no train file, only {', '.join(sorted(parts))}; add or rename one")
-    holdout = 0.0 if "test" in parts else test_share
-    train, test = separated(parts["train"], parts.get("test", ()), holdout, name, seed)
-    inputs = {example.input for example in (*train, *test)}
-    dev = [example for example in without_duplicates(parts.get("dev", ())) if example.input not in inputs]
-    splits = _filled({"train": train, "dev": dev, "test": test})
+    splits = _filled(separated(parts, test_share, name, seed))
     if (dropped := before - sum(map(len, splits.values()))) > 0:
         remarks.append(f"{dropped} repeated inputs are left out")
     return Imported(name, kind, splits, words, instruction, [str(path) for path in paths], remarks)

@@ -109,12 +109,13 @@ def examine(collection: Collection, tokenizer: Any = None, limit: int = 256) -> 
     findings: list[Finding] = []
     for position, name in enumerate(texts.names):
         splits = dict(_good_examples(collection, name))
+        numbers[name] = _statistics(collection, name, splits)
         for split, examples in splits.items():
-            texts.normal += [_normal(example.input) for _, example in examples]
+            own = not numbers[name].labels
+            texts.normal += [_normal(example.input, example.options if own else ()) for _, example in examples]
             texts.line += [line for line, _ in examples]
             texts.task += [position] * len(examples)
             texts.split += [SPLITS.index(split)] * len(examples)
-        numbers[name] = _statistics(collection, name, splits)
         findings += _label_findings(numbers[name], splits)
         findings += _encoding_findings(name, splits)
         if tokenizer is not None:
@@ -268,9 +269,10 @@ _LETTERS = bytes(
 )  # lower case; what is no letter or digit becomes a blank
 
 
-def _normal(text: str) -> bytes:
-    """Words in lower case with single blanks, as UTF-8."""
-    return b" ".join(text.encode("utf-8", "replace").translate(_LETTERS).split())
+def _normal(text: str, options: Sequence[str] = ()) -> bytes:
+    """The words of an input (and its own options) in lower case with single blanks, as UTF-8."""
+    whole = "\n".join((text, *options)) if options else text
+    return b" ".join(whole.encode("utf-8", "replace").translate(_LETTERS).split())
 
 
 def _duplicate_findings(collection: Collection, texts: _Texts) -> Iterator[Finding]:

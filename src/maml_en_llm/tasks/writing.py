@@ -102,10 +102,13 @@ def write_setting(collection: Path, name: str, lists: Mapping[str, Sequence[str]
 
 
 def without_duplicates(examples: Iterable[Example], seen: set[str] | None = None) -> Iterator[Example]:
-    """The first example of each input, leaving out inputs in `seen`, to which new ones are added."""
+    """The first example of each question, leaving out those in `seen`, to which new ones are added.
+
+    Two examples are one question when input and options are equal but for case and white space.
+    """
     seen = set() if seen is None else seen
     for example in examples:
-        key = " ".join(example.input.split()).lower()
+        key = " ".join("\x1f".join((example.input, *example.options)).split()).lower()
         if key not in seen:
             seen.add(key)
             yield example
@@ -130,18 +133,17 @@ def sampled(examples: Iterable[Example], most: int, *key: int | str) -> list[Exa
 
 
 def separated(
-    train: Iterable[Example], test: Iterable[Example], holdout: float | int, *key: int | str
-) -> tuple[list[Example], list[Example]]:
-    """Deduplicated train and test without a common input; an input in both stays in test.
+    splits: Mapping[str, Iterable[Example]], holdout: float | int, *key: int | str
+) -> dict[str, list[Example]]:
+    """Deduplicated train, dev and test without a common question; one in several stays in test, else in train.
 
     holdout: the share (below 1) or number of train examples that become test, when there are no test examples.
     """
     seen: set[str] = set()
-    held = list(without_duplicates(test, seen))
-    kept = list(without_duplicates(train, seen))
-    if holdout and not held:
-        kept = drawn(kept, len(kept), "holdout", *key)
+    found = {split: list(without_duplicates(splits.get(split, ()), seen)) for split in ("test", "train", "dev")}
+    if holdout and not found["test"]:
+        kept = drawn(found["train"], len(found["train"]), "holdout", *key)
         number = max(round(len(kept) * holdout), 1) if holdout < 1 else int(holdout)
         number = min(number, max(len(kept) - 1, 0))  # one train example at least
-        held, kept = kept[:number], kept[number:]
-    return kept, held
+        found["test"], found["train"] = kept[:number], kept[number:]
+    return {split: found[split] for split in SPLITS}
