@@ -52,7 +52,6 @@ class TaskStatistics:
     options: tuple[int, int] = (0, 0)  # fewest and most
     input_characters: tuple[int, int, int] = (0, 0, 0)  # least, median, most
     output_characters: tuple[int, int, int] = (0, 0, 0)
-    input_tokens: tuple[int, int, int] | None = None  # with a tokenizer, of inputs as far as they were counted
     truncated: int | None = None  # inputs that lose tokens, with a tokenizer
 
 
@@ -105,6 +104,7 @@ def examine(collection: Collection, tokenizer: Any = None, limit: int = 256) -> 
     tokenizer: a Hugging Face tokenizer, for what depends on tokens; limit: tokens of an example, two of them kept free.
     """
     texts = _Texts(list(collection))
+    counter = TokenCounter(tokenizer)
     numbers: dict[str, TaskStatistics] = {}
     findings: list[Finding] = []
     for position, name in enumerate(texts.names):
@@ -119,7 +119,7 @@ def examine(collection: Collection, tokenizer: Any = None, limit: int = 256) -> 
         findings += _label_findings(numbers[name], splits)
         findings += _encoding_findings(name, splits)
         if tokenizer is not None:
-            findings += _token_findings(numbers[name], splits, tokenizer, limit)
+            findings += _token_findings(numbers[name], splits, tokenizer, counter, limit)
     findings += _duplicate_findings(collection, texts)
     return Quality(numbers, findings)
 
@@ -205,7 +205,7 @@ def _encoding_findings(name: str, splits: Mapping[str, Numbered]) -> Iterator[Fi
 
 
 def _token_findings(
-    numbers: TaskStatistics, splits: Mapping[str, Numbered], tokenizer: Any, limit: int
+    numbers: TaskStatistics, splits: Mapping[str, Numbered], tokenizer: Any, counter: TokenCounter, limit: int
 ) -> Iterator[Finding]:
     """Label words without tokens of their own, outputs that are cut, inputs that are cut."""
     room = limit - 2
@@ -224,42 +224,58 @@ def _token_findings(
                 yield Finding(numbers.name, "label-same", len(same), message)
     cut: list[str] = []
     long: list[str] = []
-    lengths: list[int] = []
-    lengths_of_outputs: dict[str, int] = {}
     for split, examples in splits.items():
-        # What has no more bytes than there is room for tokens cannot be cut; of the rest a piece is enough to know.
-        outputs = list(dict.fromkeys(e.output for _, e in examples if e.output not in lengths_of_outputs))
-        lengths_of_outputs.update(zip(outputs, _token_counts(tokenizer, outputs, room), strict=True))
-        tokens = _token_counts(tokenizer, [example.input for _, example in examples], room)
-        lengths += tokens
-        for (line, example), count in zip(examples, tokens, strict=True):
-            written = lengths_of_outputs[example.output]
-            if written > room:
+        written = counter.counts("\n", [example.output for _, example in examples])
+        # What has no more bytes than there is room for tokens cannot be cut.
+        close = [
+            number
+            for number, (_, example) in enumerate(examples)
+            if len(example.input.encode("utf-8", "replace")) + min(written[number], room) + 3 > room
+        ]
+        read = dict(zip(close, counter.counts("\n\n\n", [examples[n][1].input for n in close]), strict=True))
+        for number, (line, _) in enumerate(examples):
+            if written[number] > room:
                 long.append(f"{numbers.name}/{split}.jsonl:{line}")
-            if count + min(written, room) > room:
+            if read.get(number, 0) + min(written[number], room) > room:
                 cut.append(f"{numbers.name}/{split}.jsonl:{line}")
-    if lengths:
-        numbers.input_tokens = _spread(lengths)
     numbers.truncated = len(cut)
     if long:
         message = f"outputs of more than {room} tokens are cut; shorten them or raise --max-tokens-per-example"
         yield Finding(numbers.name, "output-long", len(long), message, tuple(long[:SHOWN]))
     if cut:
-        message = f"of {len(lengths)} inputs lose their end to the limit of {limit} tokens for an example"
+        message = f"of {sum(map(len, splits.values()))} inputs lose their end to the limit of {limit} tokens an example"
         yield Finding(numbers.name, "input-truncated", len(cut), message, tuple(cut[:SHOWN]))
 
 
+class TokenCounter:
+    """Tokens of texts, each word tokenized once however often it occurs.
+
+    Exact for tokenizers that never join what a blank separates, such as GPT-2's, on texts with single blanks; close
+    for others.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[str, dict[str, int]] = {}  # what stands in front -> word -> tokens
+
+    def counts(self, separator: str, texts: Sequence[str]) -> list[int]:
+        """Tokens of `separator` + text for each text."""
+        words = [text.split(" ") for text in texts]
+        first = self._counted(separator, {parts[0] for parts in words})
+        later = self._counted(" ", {word for parts in words for word in parts[1:]})
+        return [first[parts[0]] + sum(map(later.__getitem__, parts[1:])) for parts in words]
+
+    def _counted(self, before: str, words: set[str]) -> dict[str, int]:
+        known = self._known.setdefault(before, {})
+        new = [word for word in words if word not in known]
+        for start in range(0, len(new), 8192):
+            part = new[start : start + 8192]
+            ids = self._tokenizer([before + word for word in part], **_QUIET)["input_ids"]
+            known.update(zip(part, map(len, ids), strict=True))
+        return known
+
+
 _QUIET = {"add_special_tokens": False, "verbose": False}
-
-
-def _token_counts(tokenizer: Any, texts: Sequence[str], room: int) -> list[int]:
-    """Tokens of each text; a lower bound above `room` for texts of which a beginning has more than that."""
-    pieces = [text[: room * 12] for text in texts]
-    counts: list[int] = []
-    for start in range(0, len(pieces), 4096):
-        found = tokenizer(pieces[start : start + 4096], return_attention_mask=False, **_QUIET)["input_ids"]
-        counts += map(len, found)
-    return counts
 
 
 # ---- duplicates
@@ -306,7 +322,7 @@ def _duplicate_findings(collection: Collection, texts: _Texts) -> Iterator[Findi
                     f"{SPLITS[second]} inputs are {words} one in {SPLITS[first]}; leave them out of one of the two"
                 )
             kind = what if first == second else f"{what}-across-splits"
-            shown = tuple(f"{texts.place(a)} and {texts.place(b)}" for a, b in found[:SHOWN])
+            shown = tuple(f"{texts.place(a)} and {texts.place(b)}" for a, b in sorted(found)[:SHOWN])
             yield Finding(texts.names[owner], kind, count, message, shown)
         for (target, source), partners in sorted(between.items()):
             concerned = sorted(
@@ -320,7 +336,7 @@ def _duplicate_findings(collection: Collection, texts: _Texts) -> Iterator[Findi
                 f"test inputs are {words} train inputs of {texts.names[source]}, "
                 f"which {', '.join(concerned)} trains on; leave that task or these examples out"
             )
-            shown = tuple(f"{texts.place(a)} and {texts.place(b)}" for a, b in list(partners.items())[:SHOWN])
+            shown = tuple(f"{texts.place(a)} and {texts.place(b)}" for a, b in sorted(partners.items())[:SHOWN])
             yield Finding(texts.names[target], f"{what}-across-tasks", len(partners), message, shown)
 
 
