@@ -288,13 +288,16 @@ def tasks_check(
     """
     from rich.table import Table
 
-    from .models import load_tokenizer
     from .tasks.check import check_collection
     from .tasks.collection import load_collection
     from .tasks.quality import examine
     from .tasks.writing import write_json
 
-    tokenizer = None if model is None else load_tokenizer(model)
+    tokenizer = None
+    if model is not None:
+        from .models import load_tokenizer
+
+        tokenizer = load_tokenizer(model)
     opened = load_collection(collection)
     found = check_collection(opened)
     for violation in found:

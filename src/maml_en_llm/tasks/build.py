@@ -282,13 +282,17 @@ def build(
     if len(todo) < len(wanted):
         console.print(f"{len(wanted) - len(todo)} of {len(wanted)} tasks are built already")
     work = partial(_attempt, output, hub or Hub(), source, examples)
-    with ThreadPoolExecutor(workers) as pool, track("build", len(wanted), "tasks", done=len(lines)) as progress:
-        for name, result in zip(todo, pool.map(work, todo), strict=True):
-            if isinstance(result, Failure):
-                failures.append(result)
-            else:
-                lines[name] = result
-            progress.advance(1, name)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        with track("build", len(wanted), "tasks", done=len(lines)) as progress:
+            for name, result in zip(todo, pool.map(work, todo), strict=True):
+                if isinstance(result, Failure):
+                    failures.append(result)
+                else:
+                    lines[name] = result
+                progress.advance(1, name)
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever stops the build does not wait for tasks that have not begun
     if lists is not None and setting is not None:
         write_setting(output, setting, lists)
     (output / "data").mkdir(parents=True, exist_ok=True)
