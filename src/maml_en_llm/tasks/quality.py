@@ -268,9 +268,14 @@ class TokenCounter:
     def _counted(self, before: str, words: set[str]) -> dict[str, int]:
         known = self._known.setdefault(before, {})
         new = [word for word in words if word not in known]
+        fast = getattr(self._tokenizer, "backend_tokenizer", None)  # without the cost of a Python object a word
         for start in range(0, len(new), 8192):
             part = new[start : start + 8192]
-            ids = self._tokenizer([before + word for word in part], **_QUIET)["input_ids"]
+            texts = [before + word for word in part]
+            if fast is not None:
+                ids = fast.encode_batch_fast(texts, add_special_tokens=False)
+            else:
+                ids = self._tokenizer(texts, **_QUIET)["input_ids"]
             known.update(zip(part, map(len, ids), strict=True))
         return known
 
