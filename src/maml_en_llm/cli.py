@@ -67,16 +67,22 @@ def report(results: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path(
     print(run(results, output))
 
 
-def tasks_list(collection: Path) -> None:
-    """List a collection's tasks and settings.
+def tasks_list(collection: Path | None = None, catalogue: bool = False) -> None:
+    """List a collection's tasks and settings, or with --catalogue the tasks that can be built.
 
     Args:
         collection: Folder of NLP tasks.
+        catalogue: The paper's 142 tasks, where they come from and how sure that is.
     """
     from rich.table import Table
 
     from .tasks.collection import SPLITS, load_collection
 
+    if catalogue:
+        _print_catalogue()
+        return
+    if collection is None:
+        raise ValueError("give --collection DIR, or --catalogue for the tasks that can be built")
     opened = load_collection(collection)
     table = Table("task", "kind", "train", "dev", "test")
     for name, task in opened.items():
@@ -88,20 +94,230 @@ def tasks_list(collection: Path) -> None:
         print(opened.setting(name).presence())
 
 
-def tasks_check(collection: Path) -> None:
-    """Check every rule that a collection must obey; exits with 2 when one is broken.
+def _print_catalogue() -> None:
+    from collections import Counter
+
+    from rich.table import Table
+
+    from .tasks.catalog import catalogue
+
+    table = Table("task", "kind", "source on the hub", "licence", "verified")
+    entries = catalogue()
+    for name, entry in sorted(entries.items()):
+        source = " ".join(part for part in (entry.hub, entry.config) if part) or "the paper's own files"
+        table.add_row(name, entry.kind, source, entry.licence, entry.verified)
+    console.print(table)
+    levels = Counter(entry.verified for entry in entries.values())
+    counts = ", ".join(f"{levels[level]} {level}" for level in ("content", "documentation", "none"))
+    print(f"{len(entries)} tasks; verified: {counts}")
+
+
+def tasks_build(
+    output: Path,
+    setting: str | None = None,
+    task: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    examples: int = 16_384,
+    workers: int = 4,
+    source: Literal["hub", "paper"] = "hub",
+    hub: Path | None = None,
+) -> None:
+    """Build tasks of the paper from the Hugging Face hub; a build that was stopped goes on where it was.
+
+    Args:
+        output: Collection to write to.
+        setting: Build all tasks of this setting (one of the paper's seven, or a file in OUTPUT/settings).
+        task: Build this task; can be given several times.
+        examples: Most train examples of a task.
+        workers: Tasks built at the same time.
+        source: hub is each dataset's own repository; paper is the paper's preprocessed files.
+        hub: Folder with a copy of the repositories, OWNER/NAME/REVISION/FILE, read instead of the network.
+    """
+    from .tasks.build import Hub, build
+
+    failures = build(
+        output, setting=setting, tasks=task, examples=examples, workers=workers, source=source, hub=Hub(hub)
+    )
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    if failures:
+        raise ValueError(f"{len(failures)} tasks could not be built (see above); the others are in {output}")
+    print(output)
+
+
+def tasks_import(
+    source: Path,
+    collection: Path,
+    task: str | None = None,
+    input: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    output: str | None = None,
+    options: str = "auto",
+    kind: str = "auto",
+    instruction: str | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    header: bool = True,
+    test_share: float = 0.2,
+    setting: str = "held-out",
+    held_out: float = 0.2,
+    seed: int = 100,
+    dry_run: bool = False,
+    yes: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Make tasks of your own files: CSV, TSV, JSON lines, Parquet, saved datasets, MetaICL or Natural Instructions.
+
+    Args:
+        source: A file, a folder with train/dev/test files, or a folder with a file or folder per task.
+        collection: Collection to write to; it is made if it does not exist.
+        task: Name of the task, by default that of the file.
+        input: Column of the input, or a template like "{title} [SEP] {body}"; can be given several times.
+        output: Column of the output, or a template.
+        options: auto finds the labels; else label words separated by commas, or {column} with a list of choices.
+        kind: auto, or classification, nli, paraphrase, multiple_choice_qa, free_form.
+        instruction: What the task asks for, in a sentence.
+        encoding: Of text files, by default found out.
+        delimiter: Of CSV files, by default found out.
+        header: Whether the first record of a CSV file names the columns; without, they are 1, 2, 3 ...
+        test_share: Share of the examples that becomes the test split where there is none.
+        setting: Name of the proposed setting, when there are several tasks.
+        held_out: Share of the tasks that the proposed setting holds out as targets.
+        seed: Seed of the splits.
+        dry_run: Only show what would be written.
+        yes: Write without asking.
+        overwrite: Replace tasks that are there already.
+    """
+    from .tasks.importing import Columns, read_tasks, write_tasks
+
+    if not 0 < test_share < 1 or not 0 < held_out < 1:
+        raise ValueError("--test-share and --held-out must lie between 0 and 1")
+    read = read_tasks(
+        source,
+        Columns(input, output, options, kind),
+        task=task,
+        encoding=encoding,
+        delimiter="\t" if delimiter in ("\\t", "tab") else delimiter,
+        header=header,
+        test_share=test_share,
+        seed=seed,
+        instruction=instruction,
+    )
+    for found in read:
+        counts = ", ".join(f"{len(examples)} {split}" for split, examples in found.splits.items())
+        console.print(f"{found.name}: {found.kind}, {counts}", markup=False)
+        if found.options:
+            console.print(f"  labels: {', '.join(found.options)}", markup=False)
+        for remark in found.remarks:
+            console.print(f"  {remark}", markup=False)
+        for example in found.splits["train"][:2]:
+            console.print(f"  {example.input[:200]!r} -> {example.output[:80]!r}", markup=False)
+    if dry_run:
+        return
+    if not yes and sys.stdin.isatty() and input_line("write this? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+        return
+    written = write_tasks(collection, read, overwrite=overwrite, setting=setting, held_out=held_out, seed=seed)
+    print(collection if written is None else f"{collection} (proposed setting: {written.stem})")
+
+
+def input_line(question: str) -> str:
+    """A line that the user types; empty when there is none."""
+    console.print(question, end="", markup=False)
+    return sys.stdin.readline()
+
+
+def tasks_limit(collection: Path, output: Path, share: float = 0.1, seed: int = 100) -> None:
+    """Write a copy of a collection with a share of every train split, stratified by label.
 
     Args:
         collection: Folder of NLP tasks.
+        output: Collection to write.
+        share: Share of the train examples that is kept.
+        seed: Seed of the draw.
     """
+    from .tasks.collection import load_collection
+    from .tasks.limited import write_limited
+
+    write_limited(load_collection(collection), output, share, seed)
+    print(output)
+
+
+def tasks_show(collection: Path, task: tyro.conf.Positional[str], examples: int = 3) -> None:
+    """Show a task's numbers and some of its examples.
+
+    Args:
+        collection: Folder of NLP tasks.
+        task: Name of the task.
+        examples: How many examples to show.
+    """
+    from .tasks.collection import load_collection
+    from .tasks.quality import statistics_of
+
+    opened = load_collection(collection)
+    if task not in opened:
+        raise ValueError(f"{collection} has no task {task!r}; `tasks list` shows them")
+    numbers = statistics_of(opened, [task])[task]
+    print(f"{task}: {numbers.kind}")
+    print("examples: " + ", ".join(f"{count} {split}" for split, count in numbers.examples.items()))
+    if numbers.labels:
+        total = max(sum(numbers.labels.values()), 1)
+        for label, count in sorted(numbers.labels.items(), key=lambda item: -item[1]):
+            print(f"  {count:7} {100 * count / total:5.1f} %  {label}")
+    elif numbers.options[1]:
+        print(f"options: {numbers.options[0]} to {numbers.options[1]} an example")
+    for name, spread in (("input", numbers.input_characters), ("output", numbers.output_characters)):
+        print(f"{name} characters: {spread[0]} to {spread[2]}, median {spread[1]}")
+    line: dict[str, Any] = next((t for t in opened.manifest.get("tasks", ()) if t.get("name") == task), {})
+    for key in ("instruction", "licence", "verified", "note"):
+        if line.get(key):
+            print(f"{key}: {line[key]}")
+    split = "train" if opened[task].has("train") else next(s for s in numbers.examples)
+    for example in opened[task].split(split)[:examples]:
+        print(f"\ninput:   {example.input}\noutput:  {example.output}")
+        if example.options and not numbers.labels:
+            print(f"options: {' | '.join(example.options)}")
+
+
+def tasks_check(
+    collection: Path, model: str | None = None, report: Path | None = None, max_tokens_per_example: int = 256
+) -> None:
+    """Check every rule that a collection must obey, and what else spoils results; exits with 2 when a rule is broken.
+
+    Args:
+        collection: Folder of NLP tasks.
+        model: Hugging Face folder or hub id whose tokenizer is used to check labels and lengths.
+        report: JSON file to write all statistics and findings to.
+        max_tokens_per_example: Limit of one example, for lengths.
+    """
+    from rich.table import Table
+
     from .tasks.check import check_collection
     from .tasks.collection import load_collection
+    from .tasks.quality import examine
+    from .tasks.writing import write_json
 
+    tokenizer = None
+    if model is not None:
+        from .models import load_tokenizer
+
+        tokenizer = load_tokenizer(model)
     opened = load_collection(collection)
     found = check_collection(opened)
     for violation in found:
         print(violation)
     errors = sum(violation.severity == "error" for violation in found)
+    quality = None
+    if not any(violation.path.name == "manifest.json" and violation.severity == "error" for violation in found):
+        quality = examine(opened, tokenizer, max_tokens_per_example)
+    if quality is not None and quality.findings:
+        table = Table("task", "finding", "count", "what it is, and the first one")
+        for task in quality.statistics:
+            for number, finding in enumerate(quality.of(task)):
+                first = f" ({finding.places[0]})" if finding.places else ""
+                table.add_row("" if number else task, finding.what, str(finding.count), finding.message + first)
+        table.columns[2].justify = "right"
+        console.print(table)
+    if report is not None:
+        listed = [{"file": str(v.path), "line": v.line, "severity": v.severity, "message": v.message} for v in found]
+        write_json(report, {"violations": listed} | (quality.as_json() if quality is not None else {}))
     if errors:
         raise SystemExit(2)
     for name in opened.setting_names:
@@ -232,7 +448,11 @@ def doctor() -> None:
 VERBS: dict[str, Callable[..., None]] = {
     "quickstart": quickstart,
     "tasks list": tasks_list,
+    "tasks show": tasks_show,
     "tasks check": tasks_check,
+    "tasks build": tasks_build,
+    "tasks import": tasks_import,
+    "tasks limit": tasks_limit,
     "tasks show-prompt": tasks_show_prompt,
     "new-model": new_model,
     "train": train,

@@ -51,6 +51,8 @@ class TrainConfig:
     """Limit of a prompt."""
     max_tokens_per_example: int = 256
     """Limit of one example; its input is cut from the end."""
+    data_amount: Literal["complete", "limited"] = "complete"
+    """limited trains on 10 % of every task, stratified by label."""
     seed: int = 100
     """Seed of the data order and the demonstrations."""
 

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..tasks.collection import Example
-from .demonstrations import draw_indices, random_generator
+from ..tasks.seeds import random_generator
+from .demonstrations import draw_indices
 from .layout import EncodedPrompt, PromptFormat
 
 

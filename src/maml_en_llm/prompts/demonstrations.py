@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..tasks.collection import Example
-
-
-def random_generator(*key: int | str) -> np.random.Generator:
-    """A generator that depends on `key` alone, the same on every machine and in every process."""
-    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+from ..tasks.seeds import random_generator as random_generator
 
 
 def draw_indices(generator: np.random.Generator, total: int, count: int, excluded: Sequence[int] = ()) -> list[int]:

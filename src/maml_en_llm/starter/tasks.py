@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..prompts.demonstrations import random_generator
+from ..tasks.seeds import random_generator
 from ..training.checkpoint import write_text
 
 ANIMALS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ from ..config import TrainConfig
 from ..methods import method_class
 from ..models import PromptLoss, load_model, load_tokenizer, pick_device, save_model, trainable_parameters
 from ..progress import console, stop_on_signal, track
-from ..tasks.collection import Collection, Setting, load_collection
+from ..tasks.collection import Collection, Example, Setting, load_collection
+from ..tasks.limited import limited
 from .checkpoint import RunDirectory
 from .model_card import provenance_files
 
@@ -40,7 +42,7 @@ def train(config: TrainConfig) -> Path:
     parameters = {name: p.detach() for name, p in trainable_parameters(model).items()}
     method = method_class(config.method)(config, parameters)
     sampler = method.sampler(
-        tasks={name: collection[name].train for name in setting.train},
+        tasks=training_examples(config, collection, setting),
         format=config.prompt_format(),
         tokenizer=tokenizer,
         demonstrations=config.shown,
@@ -75,6 +77,13 @@ def train(config: TrainConfig) -> Path:
     save_model(model, tokenizer, run.model, provenance_files(config, collection, setting))
     run.finish()
     return run.model
+
+
+def training_examples(config: TrainConfig, collection: Collection, setting: Setting) -> dict[str, Sequence[Example]]:
+    """The train examples of the setting's training tasks, or the stratified 10 % of each."""
+    if config.data_amount == "limited":
+        return {name: limited(collection[name].train, name) for name in setting.train}
+    return {name: collection[name].train for name in setting.train}
 
 
 def learning_rate_scale(config: TrainConfig, update: int, updates: int) -> float:
