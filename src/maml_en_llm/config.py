@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from .bilevel.curvature import Curvature
-from .bilevel.meta_gradient import Order
+from .bilevel.meta_gradient import Order, Trajectory
 from .prompts.layout import Direction, Layout, Overflow, PromptFormat
 
 MethodName = Literal["language-model", "metaicl", "multitask-zero-shot", "maml-en-llm"]
@@ -85,8 +85,13 @@ class TrainConfig:
     """MAML-en-LLM: alpha, learning rate of the inner steps."""
     order: Order = "second"
     """MAML-en-LLM: second is the exact meta-gradient, first ignores how adaptation depends on the start."""
-    curvature: Curvature = "exact"
-    """MAML-en-LLM: how Hessian-vector products are computed."""
+    curvature: Curvature | None = None
+    """MAML-en-LLM: Hessian-vector products by one more gradient (difference), two (central), or exact; by default
+    difference in float32, central in bfloat16."""
+    trajectory: Trajectory = "keep"
+    """MAML-en-LLM: with inner_steps > 1, keep every step or recompute it on the way back, which saves memory."""
+    verify_curvature: int = 0
+    """MAML-en-LLM: every N updates compare with exact curvature and log the error (0: never)."""
     shared_moments: bool | None = None
     """MAML-en-LLM: inner and outer steps update one optimizer state; by default if they use the same optimizer."""
     sampling: Literal["mixture", "same_task"] = "mixture"
@@ -130,7 +135,9 @@ class TrainConfig:
         if "adamw" not in optimizers:
             self._refuse("optimizer", ("adam_betas", "adam_eps"))
         if self.order == "first":
-            self._refuse("order", ("curvature",))
+            self._refuse("order", ("curvature", "trajectory", "verify_curvature"))
+        if self.inner_steps == 1:
+            self._refuse("inner_steps", ("trajectory",))
         if self.shared_moments and self.optimizer != self.inner_optimizer:
             raise ValueError(
                 f"shared_moments needs one optimizer for both steps, but inner_optimizer is {self.inner_optimizer} and "
@@ -160,6 +167,11 @@ class TrainConfig:
         return self.optimizer == self.inner_optimizer if self.shared_moments is None else self.shared_moments
 
     @property
+    def chosen_curvature(self) -> Curvature:
+        """curvature with its default filled in."""
+        return self.curvature or ("difference" if self.precision == "float32" else "central")
+
+    @property
     def shown(self) -> int:
         """Demonstrations in front of each example, as the method uses them."""
         return 0 if self.method == "multitask-zero-shot" else self.demonstrations
@@ -175,6 +187,8 @@ MAML_KEYS = (
     "inner_lr",
     "order",
     "curvature",
+    "trajectory",
+    "verify_curvature",
     "shared_moments",
     "sampling",
 )

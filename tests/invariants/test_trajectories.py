@@ -84,7 +84,7 @@ def test_with_an_inner_learning_rate_the_orders_differ(run: Callable[..., Run]) 
 def test_copies_that_explore_the_same_batches_are_one_copy(
     run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = {"method": "maml-en-llm", "shared_moments": False}
+    own = {"method": "maml-en-llm", "shared_moments": False, "adam_eps": 1e-3}
     one = run(**own, batches=8)
     monkeypatch.setattr(  # batches 0 1 0 1 0 1 0 1, 2 3 2 3 ...
         MAMLenLLM,
@@ -92,7 +92,7 @@ def test_copies_that_explore_the_same_batches_are_one_copy(
         lambda self, **data: Renumbered(MixtureSampler(**data), lambda number: 2 * (number // 8) + number % 2),
     )
     # sums of four quarters round differently, and AdamW makes more of that where gradients are tiny
-    assert_same([one, run(**own, batches=32, copies=4)], tolerance=3e-5)
+    assert_same([one, run(**own, batches=32, copies=4)], tolerance=1e-5)
 
 
 @pytest.mark.parametrize("method", ["metaicl", "maml-en-llm"])

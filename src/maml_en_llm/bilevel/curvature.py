@@ -24,7 +24,7 @@ Consume = Callable[[str, Tensor], None]
 
 # ||eps * u|| / ||phi|| of a finite difference, where its truncation and rounding errors balance; measured on trained
 # models by benchmarks/curvature.py, see docs/performance.md.
-RELATIVE_STEP = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 3e-4, torch.float16: 3e-4}
+RELATIVE_STEP = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 3e-4, torch.float16: 3e-4}
 
 
 @dataclass
@@ -128,14 +128,11 @@ def difference(loss: Loss, point: Point, direction: Tensors, consume: Consume) -
     `direction` becomes phi + eps u, and `point.gradient` is used up. Its error shrinks with eps down to the rounding
     of the gradients: RELATIVE_STEP balances the two.
     """
-    epsilon = step_size(loss, point, direction)
+    epsilon = move_along_(loss, point, direction)
     if epsilon is None:
         for name, u in direction.items():
             consume(name, u)  # zero, as the product is
         return
-    for name, u in direction.items():
-        for moved, phi in blocks(u, point.parameters[name].detach()):
-            moved.mul_(epsilon).add_(phi)
 
     def subtract(name: str, gradient: Tensor) -> None:
         for g, before in blocks(gradient, point.gradient.pop(name)):
@@ -152,14 +149,11 @@ def central(loss: Loss, point: Point, direction: Tensors, consume: Consume) -> N
     Its truncation error is of second order in eps, so the step can be larger and rounding matters less: for low
     precision.
     """
-    epsilon = step_size(loss, point, direction)
+    epsilon = move_along_(loss, point, direction)
     if epsilon is None:
         for name, u in direction.items():
             consume(name, u)
         return
-    for name, u in direction.items():
-        for moved, phi in blocks(u, point.parameters[name].detach()):
-            moved.mul_(epsilon).add_(phi)
     point.gradient.clear()
     with replayed(point.random_state):
         _, forward = value_and_gradient(loss, direction, point.batch)
@@ -173,11 +167,12 @@ def central(loss: Loss, point: Point, direction: Tensors, consume: Consume) -> N
         stream_gradient(loss, direction, point.batch, subtract)
 
 
-def step_size(loss: Loss, point: Point, direction: Mapping[str, Tensor]) -> float | None:
-    """eps such that eps * direction is RELATIVE_STEP of the parameters' norm; None when the direction is zero.
+def move_along_(loss: Loss, point: Point, direction: Tensors) -> float | None:
+    """Turns `direction` into point.parameters + eps * direction, in place; returns eps, None when it is all zero.
 
-    The length is that over coordinates with a gradient: others (embeddings of absent tokens) do not change the loss,
-    but AdamW's derivative is huge there and would leave no precision for the rest.
+    eps makes the move RELATIVE_STEP of the parameters' norm. Coordinates without a gradient (embeddings of absent
+    tokens, dead ReLU units) need care: AdamW's derivative is up to 1 / eps(AdamW) there, so they neither count for the
+    length nor move more than others do, lest they leave no precision for the rest or wake up a dead unit.
     """
     norms, seen, total = [], 0, 0
     for name, u in direction.items():
@@ -191,7 +186,13 @@ def step_size(loss: Loss, point: Point, direction: Mapping[str, Tensor]) -> floa
     if not length > 0:
         return None
     dtype = getattr(loss, "autocast", None) or next(iter(direction.values())).dtype
-    return RELATIVE_STEP[dtype] * float(global_norm(dict(point.parameters))) / length
+    epsilon = RELATIVE_STEP[dtype] * float(global_norm(dict(point.parameters))) / length
+    limit = length / total**0.5
+    for name, u in direction.items():
+        for part, gradient, phi in blocks(u, point.gradient[name], point.parameters[name].detach()):
+            moved = torch.where(gradient == 0, part.clamp(-limit, limit), part)
+            torch.add(phi, moved, alpha=epsilon, out=part)
+    return epsilon
 
 
 PRODUCTS: dict[str, Callable[[Loss, Point, Tensors, Consume], None]] = {

@@ -25,7 +25,7 @@ from .curvature import (
     recompute_gradient,
     stream_gradient,
 )
-from .steps import AdamW, Moments, Step, Tensors, blocks, global_norm
+from .steps import AdamW, Moments, Step, Tensors, blocks, relative_error
 
 Order = Literal["second", "first"]
 Trajectory = Literal["keep", "recompute"]
@@ -121,8 +121,7 @@ def meta_gradient(
     ]
     share = None
     if job.plain is not None:
-        change = {name: g - job.plain[name] for name, g in job.total.items()}
-        share = float(global_norm(change) / global_norm(job.plain).clamp(min=1e-30))
+        share = relative_error(job.total, job.plain)
     return MetaGradient(
         gradients={name: job.total[name] for name in parameters},
         query_loss=torch.stack([q for _, q in losses]).mean(),

@@ -207,6 +207,12 @@ def global_norm(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.linalg.vector_norm(norms.to(torch.promote_types(norms.dtype, torch.float32)))
 
 
+def relative_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """Norm of the difference over the norm of what was expected."""
+    difference = {name: found[name] - tensor for name, tensor in expected.items()}
+    return float(global_norm(difference) / global_norm(expected).clamp(min=_TINY))
+
+
 def clip_by_global_norm_(gradients: Tensors, limit: float | None) -> float:
     """Scales `gradients` in place so that their global norm is at most `limit` (None: leave them); returns the norm."""
     norm = float(global_norm(gradients))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..bilevel import clip_by_global_norm_, meta_gradient, update_all_
+from ..bilevel import clip_by_global_norm_, meta_gradient, relative_error, update_all_
 from ..bilevel.curvature import Loss
 from ..bilevel.steps import Tensors
 from ..config import TrainConfig
@@ -37,22 +37,36 @@ class MAMLenLLM:
     ) -> dict[str, float]:
         k = self.config.inner_steps
         copies = [batches[i : i + 2 * k] for i in range(0, len(batches), 2 * k)]
+        job: dict[str, Any] = {
+            "support": [copy[:k] for copy in copies],
+            "query": [copy[k:] for copy in copies],
+            "step": self.inner,
+            "state": self.moments if self.config.shares_moments else None,
+            "order": self.config.order,
+        }
+        exact = meta_gradient(loss, parameters, **job).gradients if self.verification_is_due() else None
         result = meta_gradient(
             loss,
             parameters,
-            support=[copy[:k] for copy in copies],
-            query=[copy[k:] for copy in copies],
-            step=self.inner,
-            state=self.moments if self.config.shares_moments else None,
-            order=self.config.order,
-            curvature=self.config.curvature,
+            **job,
+            curvature=self.config.chosen_curvature,
+            trajectory=self.config.trajectory,
             donate_state=True,
             measure_share=measure and self.config.order == "second",
             workspace=self.workspace,
         )
+        curvature_error = None if exact is None else relative_error(result.gradients, exact)
         norm = clip_by_global_norm_(result.gradients, self.config.gradient_clip)
         update_all_(replace(self.outer, lr=self.outer.lr * lr_scale), parameters, result.gradients, self.moments)
         figures = {"loss": float(result.query_loss), "support_loss": float(result.support_loss), "gradient_norm": norm}
         if result.second_order_share is not None:
             figures["second_order_share"] = result.second_order_share
+        if curvature_error is not None:
+            figures["curvature_error"] = curvature_error
         return figures
+
+    def verification_is_due(self) -> bool:
+        """Whether this update, counted by the steps that the moments have seen, is one that verify_curvature names."""
+        every = self.config.verify_curvature
+        steps_per_update = 1 + (self.config.batches_per_update // 2 if self.config.shares_moments else 0)
+        return every > 0 and self.moments.step // steps_per_update % every == 0
