@@ -2,6 +2,8 @@
 
 A loss is any function `loss(parameters: dict[str, Tensor], batch) -> scalar`.  It may also have a context manager
 `substituted(parameters)`: then it stays entered until the gradient is computed, which activation checkpointing needs.
+And it may have `parts(batch)`, batches whose mean loss is that of `batch`: then derivatives are summed part by part, so
+that memory is that of the largest part.
 """
 
 from __future__ import annotations
@@ -27,10 +29,18 @@ RELATIVE_STEP = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 3e-4,
 def value_and_gradient(loss: Loss, parameters: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensors]:
     """The loss, a detached scalar, and its gradient: a new dict with the names and shapes of `parameters`."""
     leaves = _leaves(parameters)
+    parts = _parts(loss, batch)
+    total: list[Tensor] = []
+    values = []
     with _substituted(loss, leaves):
-        value = loss(leaves, batch)
-        gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
-    return value.detach(), dict(zip(leaves, gradients, strict=True))
+        for part in parts:
+            value = loss(leaves, part) / len(parts)
+            gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+            values.append(value.detach())
+            # Not in place: gradients may be views, or one tensor for two parameters.
+            total = [t + g for t, g in zip(total, gradients, strict=True)] if total else list(gradients)
+            del value, gradients
+    return torch.stack(values).sum(), dict(zip(leaves, total, strict=True))
 
 
 class HessianVectorProduct(Protocol):
@@ -62,18 +72,22 @@ def exact(
     Fused attention kernels have no second derivative, so these passes (and only these) use the plain one.
     """
     leaves = _leaves(parameters)
+    parts = _parts(loss, batch)
     with sdpa_kernel(SDPBackend.MATH), _substituted(loss, leaves):
-        value = loss(leaves, batch)
-        gradients = torch.autograd.grad(value, list(leaves.values()), create_graph=True, materialize_grads=True)
-        pairs = [(g, u) for g, u in zip(gradients, direction.values(), strict=True) if g.requires_grad]
-        products = torch.autograd.grad(
-            [g for g, _ in pairs],
-            list(leaves.values()),
-            grad_outputs=[u.to(g.dtype) for g, u in pairs],
-            materialize_grads=True,
-        )
-    for total, product in zip(out.values(), products, strict=True):
-        total.add_(product, alpha=weight)
+        for part in parts:
+            value = loss(leaves, part)
+            gradients = torch.autograd.grad(value, list(leaves.values()), create_graph=True, materialize_grads=True)
+            pairs = [(g, u) for g, u in zip(gradients, direction.values(), strict=True) if g.requires_grad]
+            products = torch.autograd.grad(
+                [g for g, _ in pairs],
+                list(leaves.values()),
+                grad_outputs=[u.to(g.dtype) for g, u in pairs],
+                materialize_grads=True,
+            )
+            del value, gradients, pairs
+            for total, product in zip(out.values(), products, strict=True):
+                total.add_(product, alpha=weight / len(parts))
+            del products
 
 
 def difference(
@@ -116,3 +130,8 @@ def _leaves(parameters: Mapping[str, Tensor]) -> Tensors:
 def _substituted(loss: Loss, parameters: Tensors) -> contextlib.AbstractContextManager[Any]:
     enter = getattr(loss, "substituted", None)
     return contextlib.nullcontext() if enter is None else enter(parameters)
+
+
+def _parts(loss: Loss, batch: Any) -> list[Any]:
+    split = getattr(loss, "parts", None)
+    return [batch] if split is None else split(batch)

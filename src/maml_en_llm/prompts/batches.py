@@ -22,9 +22,9 @@ from .layout import EncodedPrompt, PromptFormat
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts of one batch, padded on the right to the longest.
+    """Prompts of one batch, padded on the right to the longest so that they fit in two tensors.
 
-    Under causal attention nothing before a pad can see it, so no attention mask is needed.
+    Nothing is computed for what follows a prompt's last answer token, so padding costs no time.
     """
 
     token_ids: Int[Tensor, "prompts tokens"]
