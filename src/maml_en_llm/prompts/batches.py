@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..tasks.collection import Example
+from ..tasks.collection import Example, Examples
 from .demonstrations import draw_indices, random_generator
 from .layout import EncodedPrompt, PromptFormat
+from .token_cache import TokenCache, TokenizedExamples
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class MixtureSampler:
     prompts_per_batch: int = 1
     seed: int = 100
     whole_text: bool = False
+    token_cache: TokenCache | None = None
     _sizes: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -78,9 +80,14 @@ class MixtureSampler:
         if not self._names or self._ends[-1] == 0:
             raise ValueError("there is no training example to draw from; choose a setting with training tasks present")
         self._permutation = lru_cache(maxsize=2)(self._permutation)  # type: ignore[method-assign]
+        self._tokenized = lru_cache(maxsize=None)(self._tokenized)  # type: ignore[method-assign]
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return random_generator("mixture", self.seed, epoch).permutation(int(self._ends[-1]))
+
+    def _tokenized(self, name: str) -> TokenizedExamples | None:
+        examples = self.tasks[name]
+        return self.token_cache.open(examples) if self.token_cache and isinstance(examples, Examples) else None
 
     def batch(self, number: int) -> Batch:
         positions = range(number * self.prompts_per_batch, (number + 1) * self.prompts_per_batch)
@@ -98,8 +105,12 @@ class MixtureSampler:
 
     def encode(self, name: str, target: int, shown: Sequence[int]) -> EncodedPrompt:
         """The prompt of example `target` of task `name` behind the demonstrations `shown`, all given as indices."""
-        examples = self.tasks[name]
-        prompt = self.format.encode_training(self.tokenizer, [examples[i] for i in shown], examples[target])
+        if (tokenized := self._tokenized(name)) is not None:
+            places = enumerate([*shown, target])
+            prompt = self.format.join_training([tokenized.encoded(i, first=place == 0) for place, i in places])
+        else:
+            examples = self.tasks[name]
+            prompt = self.format.encode_training(self.tokenizer, [examples[i] for i in shown], examples[target])
         if self.whole_text:
             return EncodedPrompt(prompt.token_ids, [True] * len(prompt.token_ids))
         return prompt

@@ -69,8 +69,15 @@ class PromptFormat:
     def encode_training(self, tokenizer: Any, demonstrations: Sequence[Example], example: Example) -> EncodedPrompt:
         """The prompt whose answer is the example's own output (channel: its input), cut from the left if too long."""
         pieces = [(shown.input, shown.output, shown, i == 0) for i, shown in enumerate([*demonstrations, example])]
-        encoded = self._encode(tokenizer, pieces)
-        prefix = [token for target in encoded[:-1] for token in (*target.context, *target.answer)]
+        return self.join_training(self._encode(tokenizer, pieces))
+
+    def encode_examples(self, tokenizer: Any, examples: Sequence[Example], first: bool) -> list[EncodedTarget]:
+        """Each example with its own output, as it stands first in a prompt or behind others."""
+        return self._encode(tokenizer, [(example.input, example.output, example, first) for example in examples])
+
+    def join_training(self, encoded: Sequence[EncodedTarget]) -> EncodedPrompt:
+        """The prompt of encoded demonstrations and, last, the example, cut from the left if too long."""
+        prefix = [token for shown in encoded[:-1] for token in (*shown.context, *shown.answer)]
         return self.join(prefix, encoded[-1])
 
     def encode_options(
