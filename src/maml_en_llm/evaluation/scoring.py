@@ -9,7 +9,7 @@ positions that predict an answer token; the last token of an answer predicts not
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,10 +20,9 @@ from transformers import DynamicCache
 from ..prompts.layout import EncodedPrompt, EncodedTarget
 
 LARGEST_LOGITS = 1 << 26  # elements of one logits tensor: 256 MiB in float32
-# Tokens of a pack beyond which nothing gets faster: attention within a pack grows with its square
+# Tokens of a pack beyond which nothing gets faster, as attention within a pack grows with their square
 # (docs/performance.md); a GPU needs more of them to be busy.
-ENOUGH_TOKENS = {"cpu": 512}
-ENOUGH_TOKENS_ELSEWHERE = 4096
+ENOUGH_TOKENS, ENOUGH_TOKENS_ON_GPU = 512, 4096
 
 
 class Scorer:
@@ -210,17 +209,23 @@ class PrefixTree:
 def tokens_that_fit(model: Any) -> int:
     """Tokens of one forward pass that need at most a quarter of the free memory, and no more than make it faster."""
     device, config = next(model.parameters()).device, model.config.get_text_config()
-    enough = ENOUGH_TOKENS.get(device.type, ENOUGH_TOKENS_ELSEWHERE)
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    elif "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:
+    enough = ENOUGH_TOKENS if device.type == "cpu" else ENOUGH_TOKENS_ON_GPU
+    free = _free_memory(device)
+    if free is None:
         return enough
+    width, layers = getattr(config, "hidden_size", 1024), getattr(config, "num_hidden_layers", 24)
     # Per token, in numbers: activations of a block, keys and values of all, a row of a mask, logits twice.
-    numbers = 16 * config.hidden_size + 2 * config.num_hidden_layers * config.hidden_size
-    numbers += 2 * (getattr(config, "max_position_embeddings", 1024) or 1024) + 2 * config.vocab_size
+    numbers = 16 * width + 2 * layers * width + 2 * 1024 + 2 * config.vocab_size
     return max(64, min(enough, int(free / 4 / numbers / model.dtype.itemsize)))
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Bytes that can be had on `device`; None where it does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with contextlib.suppress(OSError, StopIteration), open("/proc/meminfo") as file:
+        return 1024 * int(next(line for line in file if line.startswith("MemAvailable")).split()[1])
+    return None
 
 
 def _has_layer_types(config: Any) -> bool:
