@@ -80,14 +80,28 @@ class MixtureSampler:
         if not self._names or self._ends[-1] == 0:
             raise ValueError("there is no training example to draw from; choose a setting with training tasks present")
         self._permutation = lru_cache(maxsize=2)(self._permutation)  # type: ignore[method-assign]
-        self._tokenized = lru_cache(maxsize=None)(self._tokenized)  # type: ignore[method-assign]
+        self._kept: dict[str, TokenizedExamples | None] = {}
+        self._tokenized_anew: dict[str, int] = dict.fromkeys(self._names, 0)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return random_generator("mixture", self.seed, epoch).permutation(int(self._ends[-1]))
 
     def _tokenized(self, name: str) -> TokenizedExamples | None:
+        """The kept token ids of a task, if there are any.
+
+        They are made once as many of its examples have been tokenized anew as it has: earlier, a short run on large
+        tasks would wait for what it hardly uses; like this, no run spends more than twice what it needs.
+        """
         examples = self.tasks[name]
-        return self.token_cache.open(examples) if self.token_cache and isinstance(examples, Examples) else None
+        if self.token_cache is None or not isinstance(examples, Examples):
+            return None
+        if name not in self._kept:
+            self._kept[name] = self.token_cache.open(examples, make=False)
+        if self._kept[name] is None:
+            self._tokenized_anew[name] += 1 + self.demonstrations
+            if self._tokenized_anew[name] > len(examples):
+                self._kept[name] = self.token_cache.open(examples)
+        return self._kept[name]
 
     def batch(self, number: int) -> Batch:
         positions = range(number * self.prompts_per_batch, (number + 1) * self.prompts_per_batch)

@@ -4,9 +4,8 @@ One memory-mapped Arrow file per content of a JSONL file, tokenizer and way to l
 example i as it stands first in a prompt and row 2i + 1 as it stands behind others: a separator belongs to the piece
 after it, so the token ids of the two may differ anywhere.
 
-A file is made when its task is drawn for the first time, with as many threads as the tokenizer uses, so that the first
-step of a run never waits for the whole collection.  It is written beside its name and renamed: what an interrupted run
-finished stays, and two processes that make the same file write the same bytes.
+A file is written beside its name and renamed: what an interrupted run finished stays, and two processes that make the
+same file write the same bytes.  The tokenizer uses all processor cores.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ class TokenCache:
             )
             self._key = hashlib.sha256(repr(described).encode()).digest()
 
-    def open(self, examples: Examples) -> TokenizedExamples | None:
-        """The token ids of `examples`, made now if they are not there; None when there is no cache.
+    def open(self, examples: Examples, make: bool = True) -> TokenizedExamples | None:
+        """The token ids of `examples`; None when they are not there and `make` is false, or when there is no cache.
 
         Raises ValueError naming file and line when a line is not a good example.
         """
@@ -68,6 +68,8 @@ class TokenCache:
         try:
             with contextlib.suppress(FileNotFoundError, pa.ArrowInvalid):
                 return TokenizedExamples(path)
+            if not make:
+                return None
             self._make(path, examples)
             return TokenizedExamples(path)
         except OSError as error:
@@ -87,11 +89,8 @@ class TokenCache:
                     forms = [self.format.encode_examples(self.tokenizer, chunk, first) for first in (True, False)]
                     rows = [target for pair in zip(*forms, strict=True) for target in pair]
                     lengths = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-                    flat = np.fromiter(
-                        (t for row in rows for piece in (row.context, row.answer) for t in piece),
-                        dtype=integer.to_pandas_dtype(),
-                        count=int(lengths[-1]),
-                    )
+                    pieces = chain.from_iterable((row.context, row.answer) for row in rows)
+                    flat = np.fromiter(chain.from_iterable(pieces), integer.to_pandas_dtype(), count=int(lengths[-1]))
                     contexts = pa.array([len(row.context) for row in rows], type=pa.uint32())
                     lists = pa.ListArray.from_arrays(lengths, flat).cast(schema.field("token_ids").type)
                     writer.write_batch(pa.record_batch([lists, contexts], schema=schema))
