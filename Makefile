@@ -6,6 +6,8 @@ BIN = .venv/bin
 
 quickstart: install
 	$(BIN)/maml-en-llm quickstart --output quickstart
+	@echo 'Next, ask one of the models (and edit the examples):'
+	@echo '  $(BIN)/maml-en-llm predict --model quickstart/maml-2-4/model --demonstrations examples/opinions.jsonl --input "The cheese is wonderful."'
 
 test: install
 	$(BIN)/python -m pytest

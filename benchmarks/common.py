@@ -58,9 +58,7 @@ def in_child(script: str, *words: str) -> tuple[list[dict[str, Any]], float]:
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"{script} {' '.join(words)} ended with {child.returncode}")
-    return lines, usage.ru_maxrss / (1 if sys.platform == "darwin" else 1024) / (
-        1024 if sys.platform == "darwin" else 1
-    )
+    return lines, usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def seconds(function: Callable[[], Any]) -> float:

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+
+import maml_en_llm
+from builders import WORDS, make_collection
+from maml_en_llm.models import new_gpt2, save_model, train_tokenizer
+
+torch.set_num_threads(1)  # the models are tiny
+settings.register_profile("suite", deadline=None, max_examples=50)
+settings.load_profile("suite")
+
+SHARED = Path(__file__).parents[2] / "shared"  # reference files beside the checkout; they do not travel with it
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Path of a reference file; the test is skipped where it is not at hand."""
+
+    def find(name: str) -> Path:
+        if not (SHARED / name).exists():
+            pytest.skip(f"needs {name} in a folder `shared` beside the checkout")
+        return SHARED / name
+
+    return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests, and commands that they start, keep token ids in a folder of their own."""
+    os.environ["MAML_EN_LLM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A byte-level BPE tokenizer with a few merges."""
+    return train_tokenizer([" ".join(WORDS), "\n\n\n".join(WORDS)] * 5, vocabulary=300, context=256)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny untrained GPT-2 with `tokenizer`, on disk."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(new_gpt2(tokenizer, layers=2, width=16, heads=2, context=256), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def collection_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_collection(tmp_path_factory.mktemp("collections") / "small")
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.Popen[str]]:
+    """Starts `maml-en-llm ARGUMENTS` as a user would, in a process of its own."""
+    source = str(Path(maml_en_llm.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "maml_en_llm", *map(str, arguments)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(words, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    return start

@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from maml_en_llm import SGD, meta_gradient
-from maml_en_llm.bilevel.curvature import exact, value_and_gradient
+from maml_en_llm.bilevel.curvature import value_and_gradient
 from maml_en_llm.models import PromptLoss, prompt_loss, trainable_parameters
 from maml_en_llm.prompts.batches import Batch
 from maml_en_llm.prompts.layout import EncodedPrompt
@@ -57,15 +57,7 @@ def test_derivatives_prompt_by_prompt_are_those_of_the_batch(loss):
     value, gradient = value_and_gradient(loss, parameters, batch)
     expected_value, expected = value_and_gradient(whole, parameters, batch)
     assert torch.allclose(value, expected_value)
-    products = []
-    for function in (loss, whole):
-        out = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        direction = {name: torch.ones_like(p) for name, p in parameters.items()}
-        exact(function, parameters, batch, gradient, direction, out, 0.5)
-        products.append(out)
-    for name in parameters:
-        assert torch.allclose(gradient[name], expected[name])
-        assert torch.allclose(products[0][name], products[1][name])
+    assert all(torch.allclose(gradient[name], expected[name]) for name in parameters)
     a, b = (
         meta_gradient(function, parameters, [[batch]], [[batch]], step=SGD(lr=0.1)).gradients
         for function in (loss, whole)

@@ -2,7 +2,7 @@
 
 from .curvature import value_and_gradient
 from .meta_gradient import MetaGradient, meta_gradient
-from .steps import SGD, AdamW, Moments, Step, clip_by_global_norm_
+from .steps import SGD, AdamW, Moments, Step, clip_by_global_norm_, update_all_
 
 __all__ = [
     "SGD",
@@ -12,5 +12,6 @@ __all__ = [
     "Step",
     "clip_by_global_norm_",
     "meta_gradient",
+    "update_all_",
     "value_and_gradient",
 ]

@@ -1,125 +1,243 @@
-"""Gradients and Hessian-vector products of a loss, exact or by finite differences of gradients.
+"""Gradients and Hessian-vector products of a loss, each parameter's part handed over as soon as it is known.
 
 A loss is any function `loss(parameters: dict[str, Tensor], batch) -> scalar`.  It may also have a context manager
 `substituted(parameters)`: then it stays entered until the gradient is computed, which activation checkpointing needs.
-And it may have `parts(batch)`, batches whose mean loss is that of `batch`: then derivatives are summed part by part, so
-that memory is that of the largest part.
+And it may have `parts(batch)`, batches whose mean loss is that of `batch`: then a gradient is accumulated part by part,
+in the memory of the largest one.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .steps import Tensors, global_norm
+from .steps import Tensors, blocks, global_norm
 
-Curvature = Literal["exact", "difference"]
+Curvature = Literal["exact", "difference", "central"]
 Loss = Callable[[Tensors, Any], Tensor]
+Consume = Callable[[str, Tensor], None]
 
-# ||eps * u|| / ||phi|| of the finite difference: where truncation and rounding of float32 gradients balance
-# (docs/performance.md says how it was chosen); a wider type allows a smaller step.
+# ||eps * u|| / ||phi|| of a finite difference, where its truncation and rounding errors balance; measured on trained
+# models by benchmarks/curvature.py, see docs/performance.md.
 RELATIVE_STEP = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 3e-4, torch.float16: 3e-4}
+
+
+@dataclass
+class Point:
+    """Where a gradient was taken: what a Hessian-vector product there needs.
+
+    parameters: by name. gradient: at `parameters`, if it is at hand. random_state: of the generators before the loss
+    was computed, so that dropout draws the same again. graph: leaves and differentiable gradients, kept for `exact`.
+    """
+
+    parameters: Mapping[str, Tensor]
+    batch: Any
+    gradient: Tensors = field(default_factory=dict)
+    random_state: Sequence[Tensor] = ()
+    graph: tuple[Tensors, Tensors] | None = None
+
+
+def stream_gradient(loss: Loss, parameters: Mapping[str, Tensor], batch: Any, consume: Consume) -> Tensor:
+    """The loss, a detached scalar; `consume(name, gradient)` gets each parameter's gradient when it is complete.
+
+    By then nothing in the backward pass reads that parameter any more, so `consume` may overwrite it.
+    """
+    leaves = _leaves(parameters)
+    left = dict.fromkeys(leaves)
+
+    def hook_of(name: str) -> Callable[[Tensor], None]:
+        def hook(leaf: Tensor) -> None:
+            gradient, leaf.grad = leaf.grad, None
+            assert gradient is not None
+            del left[name]
+            with torch.no_grad():
+                consume(name, gradient)
+
+        return hook
+
+    split = getattr(loss, "parts", None)
+    parts = [batch] if split is None else split(batch)
+    values = []
+    with _substituted(loss, leaves):
+        for number, part in enumerate(parts, start=1):
+            if number == len(parts):
+                for name, leaf in leaves.items():
+                    leaf.register_post_accumulate_grad_hook(hook_of(name))
+            value = loss(leaves, part) / len(parts)
+            value.backward(inputs=list(leaves.values()))
+            values.append(value.detach())
+            del value
+    for name in list(left):  # the (last part's) loss does not depend on these
+        gradient = leaves[name].grad
+        consume(name, torch.zeros_like(parameters[name]) if gradient is None else gradient)
+    return torch.stack(values).sum()
 
 
 def value_and_gradient(loss: Loss, parameters: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensors]:
     """The loss, a detached scalar, and its gradient: a new dict with the names and shapes of `parameters`."""
-    leaves = _leaves(parameters)
-    parts = _parts(loss, batch)
-    total: list[Tensor] = []
-    values = []
-    with _substituted(loss, leaves):
-        for part in parts:
-            value = loss(leaves, part) / len(parts)
-            gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
-            values.append(value.detach())
-            # Not in place: gradients may be views, or one tensor for two parameters.
-            total = [t + g for t, g in zip(total, gradients, strict=True)] if total else list(gradients)
-            del value, gradients
-    return torch.stack(values).sum(), dict(zip(leaves, total, strict=True))
+    gradient: Tensors = {}
+    value = stream_gradient(loss, parameters, batch, gradient.__setitem__)
+    return value, {name: gradient[name] for name in parameters}
 
 
-class HessianVectorProduct(Protocol):
-    """Adds H(parameters; batch) @ direction to `out`, in place; the content of `direction` is used up."""
+def attach_gradient(loss: Loss, point: Point) -> Tensor:
+    """The loss at `point`, with its gradient computed and kept such that `exact` can differentiate it once more.
 
-    def __call__(
-        self,
-        loss: Loss,
-        parameters: Mapping[str, Tensor],
-        batch: Any,
-        gradient: Tensors,
-        direction: Tensors,
-        out: Tensors,
-        weight: float,
-    ) -> None: ...
-
-
-def exact(
-    loss: Loss,
-    parameters: Mapping[str, Tensor],
-    batch: Any,
-    gradient: Tensors,
-    direction: Tensors,
-    out: Tensors,
-    weight: float = 1.0,
-) -> None:
-    """`out += weight * H @ direction` by reverse over reverse, exact up to rounding.
-
-    Fused attention kernels have no second derivative, so these passes (and only these) use the plain one.
+    Fused attention kernels have no second derivative, so this pass uses the plain one.
     """
-    leaves = _leaves(parameters)
-    parts = _parts(loss, batch)
+    leaves = _leaves(point.parameters)
     with sdpa_kernel(SDPBackend.MATH), _substituted(loss, leaves):
-        for part in parts:
-            value = loss(leaves, part)
-            gradients = torch.autograd.grad(value, list(leaves.values()), create_graph=True, materialize_grads=True)
-            pairs = [(g, u) for g, u in zip(gradients, direction.values(), strict=True) if g.requires_grad]
-            products = torch.autograd.grad(
-                [g for g, _ in pairs],
-                list(leaves.values()),
-                grad_outputs=[u.to(g.dtype) for g, u in pairs],
-                materialize_grads=True,
-            )
-            del value, gradients, pairs
-            for total, product in zip(out.values(), products, strict=True):
-                total.add_(product, alpha=weight / len(parts))
-            del products
+        value = loss(leaves, point.batch)
+        tensors = list(leaves.values())
+        attached = torch.autograd.grad(value, tensors, create_graph=True, materialize_grads=True)
+    point.graph = (leaves, dict(zip(leaves, attached, strict=True)))
+    point.gradient = {name: gradient.detach() for name, gradient in point.graph[1].items()}
+    return value.detach()
 
 
-def difference(
-    loss: Loss,
-    parameters: Mapping[str, Tensor],
-    batch: Any,
-    gradient: Tensors,
-    direction: Tensors,
-    out: Tensors,
-    weight: float = 1.0,
-) -> None:
-    """`out += weight * H @ direction` by a forward difference of gradients: one more gradient, any attention kernel.
+def recompute_gradient(loss: Loss, point: Point, attach: bool) -> None:
+    """Fills `point.gradient` again with what it was; with `attach`, such that `exact` can differentiate it."""
+    with replayed(point.random_state):
+        if attach:
+            attach_gradient(loss, point)
+        else:
+            stream_gradient(loss, point.parameters, point.batch, point.gradient.__setitem__)
 
-    gradient: the gradient at `parameters` on the same batch. The step is RELATIVE_STEP times the norm of the
-    parameters, in the direction's length over the coordinates that have a gradient.
+
+def exact(loss: Loss, point: Point, direction: Tensors, consume: Consume) -> None:
+    """Hands each parameter's part of H(point) @ direction to `consume`: reverse over reverse, exact up to rounding."""
+    if point.graph is None:
+        recompute_gradient(loss, point, attach=True)
+    assert point.graph is not None
+    (leaves, attached), point.graph = point.graph, None
+    pairs = [(attached[name], direction[name]) for name in leaves if attached[name].requires_grad]
+    with sdpa_kernel(SDPBackend.MATH), _substituted(loss, leaves):
+        products = torch.autograd.grad(
+            [gradient for gradient, _ in pairs],
+            list(leaves.values()),
+            grad_outputs=[u.to(gradient.dtype) for gradient, u in pairs],
+            materialize_grads=True,
+        )
+    del attached, pairs
+    parts = dict(zip(leaves, products, strict=True))
+    del products
+    for name in list(parts):
+        consume(name, parts.pop(name))
+
+
+def difference(loss: Loss, point: Point, direction: Tensors, consume: Consume) -> None:
+    """The same by a forward difference, (grad(phi + eps u) - grad(phi)) / eps: one gradient, any attention kernel.
+
+    `direction` becomes phi + eps u, and `point.gradient` is used up. Its error shrinks with eps down to the rounding
+    of the gradients: RELATIVE_STEP balances the two.
     """
-    length = global_norm({name: torch.where(gradient[name] == 0, 0, u) for name, u in direction.items()})
-    if not bool(length > 0):  # nothing to differentiate along, or only where the loss does not depend on it
-        length = global_norm(direction)
-    if not bool(length > 0):
+    epsilon = step_size(point, direction)
+    if epsilon is None:
+        for name, u in direction.items():
+            consume(name, u)  # zero, as the product is
         return
-    dtype = next(iter(parameters.values())).dtype
-    epsilon = float(RELATIVE_STEP[dtype] * global_norm(dict(parameters)) / length)
     for name, u in direction.items():
-        u.mul_(epsilon).add_(parameters[name].detach())
-        out[name].add_(gradient[name], alpha=-weight / epsilon)
-    _, moved = value_and_gradient(loss, direction, batch)
-    for name, g in moved.items():
-        out[name].add_(g, alpha=weight / epsilon)
+        for moved, phi in blocks(u, point.parameters[name].detach()):
+            moved.mul_(epsilon).add_(phi)
+
+    def subtract(name: str, gradient: Tensor) -> None:
+        for g, before in blocks(gradient, point.gradient.pop(name)):
+            g.sub_(before).mul_(1 / epsilon)
+        consume(name, gradient)
+
+    with replayed(point.random_state):
+        stream_gradient(loss, direction, point.batch, subtract)
 
 
-CURVATURES: dict[str, HessianVectorProduct] = {"exact": exact, "difference": difference}
+def central(loss: Loss, point: Point, direction: Tensors, consume: Consume) -> None:
+    """The same by a central difference, (grad(phi + eps u) - grad(phi - eps u)) / (2 eps): two gradients.
+
+    Its truncation error is of second order in eps, so the step can be larger and rounding matters less: for low
+    precision.
+    """
+    epsilon = step_size(point, direction)
+    if epsilon is None:
+        for name, u in direction.items():
+            consume(name, u)
+        return
+    for name, u in direction.items():
+        for moved, phi in blocks(u, point.parameters[name].detach()):
+            moved.mul_(epsilon).add_(phi)
+    point.gradient.clear()
+    with replayed(point.random_state):
+        _, forward = value_and_gradient(loss, direction, point.batch)
+    for name, moved in direction.items():  # phi + eps u -> phi - eps u
+        moved.neg_().add_(point.parameters[name].detach(), alpha=2)
+
+    def subtract(name: str, gradient: Tensor) -> None:
+        consume(name, gradient.sub_(forward.pop(name)).mul_(-0.5 / epsilon))
+
+    with replayed(point.random_state):
+        stream_gradient(loss, direction, point.batch, subtract)
+
+
+def step_size(point: Point, direction: Mapping[str, Tensor]) -> float | None:
+    """eps such that eps * direction is RELATIVE_STEP of the parameters' norm; None when the direction is zero.
+
+    The length is that over coordinates with a gradient: others (embeddings of absent tokens) do not change the loss,
+    but AdamW's derivative is huge there and would leave no precision for the rest.
+    """
+    norms, seen, total = [], 0, 0
+    for name, u in direction.items():
+        total += u.numel()
+        for i, (part, gradient) in enumerate(blocks(u, point.gradient[name])):
+            if i % 8 == 0:  # a part of each tensor tells its size well enough
+                norms.append(torch.linalg.vector_norm(torch.where(gradient == 0, 0, part)))
+                seen += part.numel()
+    length = float(torch.linalg.vector_norm(torch.stack(norms))) * (total / seen) ** 0.5
+    length = length or float(global_norm(direction))
+    if not length > 0:
+        return None
+    dtype = (
+        torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else next(iter(direction.values())).dtype
+    )
+    return RELATIVE_STEP[dtype] * float(global_norm(dict(point.parameters))) / length
+
+
+PRODUCTS: dict[str, Callable[[Loss, Point, Tensors, Consume], None]] = {
+    "exact": exact,
+    "difference": difference,
+    "central": central,
+}
+
+
+def random_state() -> list[Tensor]:
+    """The state of the CPU's generator, and of the GPU's if there is one."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state())
+    return states
+
+
+@contextlib.contextmanager
+def replayed(states: Sequence[Tensor]) -> Iterator[None]:
+    """Within this context random numbers are drawn as they were from `states` on; nothing happens if it is empty."""
+    if not states:
+        yield
+        return
+    before = random_state()
+    try:
+        _set_random_state(states)
+        yield
+    finally:
+        _set_random_state(before)
+
+
+def _set_random_state(states: Sequence[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1])
 
 
 def _leaves(parameters: Mapping[str, Tensor]) -> Tensors:
@@ -130,8 +248,3 @@ def _leaves(parameters: Mapping[str, Tensor]) -> Tensors:
 def _substituted(loss: Loss, parameters: Tensors) -> contextlib.AbstractContextManager[Any]:
     enter = getattr(loss, "substituted", None)
     return contextlib.nullcontext() if enter is None else enter(parameters)
-
-
-def _parts(loss: Loss, batch: Any) -> list[Any]:
-    split = getattr(loss, "parts", None)
-    return [batch] if split is None else split(batch)

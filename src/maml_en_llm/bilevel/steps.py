@@ -1,7 +1,7 @@
-"""SGD and AdamW as functions of (parameters, gradients, moments), each with its adjoint (method.md section 5).
+"""SGD and AdamW as functions of (parameter, gradient, moments), each with its adjoint (method.md section 5).
 
-Both act element by element, so an update and its adjoint are a handful of element-wise operations.  Everything is in
-place and goes over the tensors in blocks that fit a CPU's cache: each tensor is read and written once.
+Both act element by element, so an update and its adjoint are a handful of element-wise operations.  They work on one
+tensor at a time, so that a gradient can be used up the moment it is computed, and in blocks that fit a CPU's cache.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,20 +33,9 @@ class Moments:
         return Moments({name: m.clone() for name, m in self.first.items()}, second, self.step)
 
 
-@dataclass
-class Adjoint:
-    """Derivatives of the query loss by the parameters and moments that a step produced.
-
-    `first` and `second` are None at the last step of a copy, where the query loss depends on the parameters alone.
-    """
-
-    parameters: Tensors
-    first: Tensors | None = None
-    second: Tensors | None = None
-
-
+@runtime_checkable
 class Step(Protocol):
-    """One optimizer: how it updates, and how derivatives flow back through an update."""
+    """One optimizer: how it updates a parameter, and how derivatives flow back through that update."""
 
     @property
     def lr(self) -> float: ...
@@ -56,20 +45,34 @@ class Step(Protocol):
     def init(self, parameters: Mapping[str, Tensor]) -> Moments:
         """Moments before the first step: zeros."""
 
-    def update_(self, parameters: Tensors, gradients: Mapping[str, Tensor], moments: Moments) -> None:
-        """Updates `parameters` and `moments` in place."""
+    def update(self, name: str, parameter: Tensor, gradient: Tensor, moments: Moments, out: Tensor) -> None:
+        """Writes the updated parameter to `out` (which may be `parameter`) and updates its moments in place.
 
-    def reverse_(self, parameters: Tensors, gradients: Mapping[str, Tensor] | None, moments: Moments) -> None:
-        """Undoes `update_` in place up to rounding: the parameters when `gradients` is None, else the moments."""
-
-    def adjoint_of_gradient_(
-        self, adjoint: Adjoint, gradients: Mapping[str, Tensor], moments: Moments, keep_moments: bool
-    ) -> Tensors:
-        """u, the derivative of the query loss by the gradient that the step used (a new dict of tensors).
-
-        moments: as they were after the step. With `keep_moments`, `adjoint.first` and `adjoint.second` become the
-        derivatives by the moments before the step; `adjoint.parameters` is left alone.
+        `moments.step` must already count this step.
         """
+
+    def undo_parameter_(self, name: str, parameter: Tensor, moments: Moments) -> None:
+        """Takes `parameter` back to before the step, up to rounding; moments as they were after it."""
+
+    def undo_moments_(self, name: str, gradient: Tensor, moments: Moments) -> None:
+        """Takes the moments of one parameter back to before the step with `gradient`, up to rounding."""
+
+    def pull_back(
+        self, name: str, adjoint: Tensor, gradient: Tensor, moments: Moments, earlier: Moments | None, out: Tensor
+    ) -> None:
+        """Writes u, the derivative of the query loss by the gradient that the step used, to `out`.
+
+        adjoint: derivative by the parameter after the step. moments: as they were after the step. earlier: adjoints of
+        the moments, which become those of the moments before the step; None when the step is the only one, so that
+        nothing after it depends on its moments and nothing before it matters.
+        """
+
+
+def update_all_(step: Step, parameters: Tensors, gradients: Mapping[str, Tensor], moments: Moments) -> None:
+    """One optimizer step on all `parameters`, in place."""
+    moments.step += 1
+    for name, parameter in parameters.items():
+        step.update(name, parameter, gradients[name], moments, out=parameter)
 
 
 @dataclass(frozen=True)
@@ -84,49 +87,39 @@ class SGD:
     weight_decay: float = 0.0
 
     def init(self, parameters: Mapping[str, Tensor]) -> Moments:
-        if self.momentum == 0.0:
-            return Moments({}, None)
-        return Moments({name: torch.zeros_like(p) for name, p in parameters.items()}, None)
+        """Zero velocities; none at all without momentum."""
+        return Moments({name: torch.zeros_like(p) for name, p in parameters.items()} if self.momentum else {}, None)
 
-    def update_(self, parameters: Tensors, gradients: Mapping[str, Tensor], moments: Moments) -> None:
-        moments.step += 1
-        for name, parameter in parameters.items():
-            velocity = moments.first.get(name)
-            if velocity is None:
-                parameter.mul_(1 - self.lr * self.weight_decay).add_(gradients[name], alpha=-self.lr)
-            else:
-                for p, g, m in blocks(parameter, gradients[name], velocity):
-                    m.mul_(self.momentum).add_(g)
-                    p.mul_(1 - self.lr * self.weight_decay).add_(m, alpha=-self.lr)
+    def update(self, name: str, parameter: Tensor, gradient: Tensor, moments: Moments, out: Tensor) -> None:
+        if not self.momentum:
+            for p, g, new in blocks(parameter, gradient, out):
+                torch.mul(p, 1 - self.lr * self.weight_decay, out=new).add_(g, alpha=-self.lr)
+            return
+        for p, g, m, new in blocks(parameter, gradient, moments.first[name], out):
+            m.mul_(self.momentum).add_(g)
+            torch.mul(p, 1 - self.lr * self.weight_decay, out=new).add_(m, alpha=-self.lr)
 
-    def reverse_(self, parameters: Tensors, gradients: Mapping[str, Tensor] | None, moments: Moments) -> None:
-        if self.momentum == 0.0:
-            raise ValueError("plain SGD keeps no velocity to go back along; keep the trajectory instead")
-        for name, parameter in parameters.items():
-            if gradients is None:
-                parameter.add_(moments.first[name], alpha=self.lr).div_(1 - self.lr * self.weight_decay)
-            else:
-                moments.first[name].sub_(gradients[name]).div_(self.momentum)
-        if gradients is not None:
-            moments.step -= 1
+    def undo_parameter_(self, name: str, parameter: Tensor, moments: Moments) -> None:
+        if not self.momentum:
+            raise ValueError('plain SGD keeps no velocity to go back along; use trajectory="keep"')
+        parameter.add_(moments.first[name], alpha=self.lr).div_(1 - self.lr * self.weight_decay)
 
-    def adjoint_of_gradient_(
-        self, adjoint: Adjoint, gradients: Mapping[str, Tensor], moments: Moments, keep_moments: bool
-    ) -> Tensors:
-        direction = {name: a * -self.lr for name, a in adjoint.parameters.items()}
-        if self.momentum == 0.0:
-            return direction
-        for name, u in direction.items():
-            if adjoint.first is not None:
-                u.add_(adjoint.first[name])
-        if keep_moments:
-            adjoint.first = {name: u * self.momentum for name, u in direction.items()}
-        return direction
+    def undo_moments_(self, name: str, gradient: Tensor, moments: Moments) -> None:
+        if self.momentum:
+            moments.first[name].sub_(gradient).div_(self.momentum)
+
+    def pull_back(
+        self, name: str, adjoint: Tensor, gradient: Tensor, moments: Moments, earlier: Moments | None, out: Tensor
+    ) -> None:
+        torch.mul(adjoint, -self.lr, out=out)
+        if self.momentum and earlier is not None:
+            out.add_(earlier.first[name])
+            torch.mul(out, self.momentum, out=earlier.first[name])
 
 
 @dataclass(frozen=True)
 class AdamW:
-    """AdamW (Loshchilov and Hutter 2019) with bias correction and decoupled weight decay.
+    """AdamW (Loshchilov and Hutter, ICLR 2019) with bias correction and decoupled weight decay.
 
     lr: learning rate. betas: decay of the running averages of g and g^2. eps: added to the root of the second moment.
     """
@@ -137,95 +130,81 @@ class AdamW:
     weight_decay: float = 0.0
 
     def init(self, parameters: Mapping[str, Tensor]) -> Moments:
-        zeros = [{name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(2)]
-        return Moments(zeros[0], zeros[1])
+        """Zero running averages."""
+        first, second = ({name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(2))
+        return Moments(first, second)
 
-    def _corrections(self, step: int) -> tuple[float, float]:
-        """1 - beta1^t and 1 - beta2^t."""
-        return 1 - self.betas[0] ** step, 1 - self.betas[1] ** step
+    def _scales(self, step: int) -> tuple[float, float]:
+        """c and e such that alpha * mh / (sqrt(vh) + eps) = c * m / (sqrt(v) + e): bias correction folded in."""
+        root = math.sqrt(1 - self.betas[1] ** step)
+        return self.lr * root / (1 - self.betas[0] ** step), self.eps * root
 
-    def update_(self, parameters: Tensors, gradients: Mapping[str, Tensor], moments: Moments) -> None:
+    def update(self, name: str, parameter: Tensor, gradient: Tensor, moments: Moments, out: Tensor) -> None:
         assert moments.second is not None
         beta1, beta2 = self.betas
-        moments.step += 1
-        first_correction, second_correction = self._corrections(moments.step)
-        root = math.sqrt(second_correction)
-        for name, parameter in parameters.items():
-            tensors = (parameter, gradients[name], moments.first[name], moments.second[name])
-            for p, g, m, v in blocks(*tensors):
-                m.mul_(beta1).add_(g, alpha=1 - beta1)
-                v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-                denominator = v.sqrt().div_(root).add_(self.eps)
-                if self.weight_decay:
-                    p.mul_(1 - self.lr * self.weight_decay)
-                p.addcdiv_(m, denominator, value=-self.lr / first_correction)
+        c, e = self._scales(moments.step)
+        for p, g, m, v, new in blocks(parameter, gradient, moments.first[name], moments.second[name], out):
+            m.lerp_(g, 1 - beta1)
+            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            decayed = torch.mul(p, 1 - self.lr * self.weight_decay, out=new) if self.weight_decay else p
+            torch.addcdiv(decayed, m, v.sqrt().add_(e), value=-c, out=new)
 
-    def reverse_(self, parameters: Tensors, gradients: Mapping[str, Tensor] | None, moments: Moments) -> None:
+    def undo_parameter_(self, name: str, parameter: Tensor, moments: Moments) -> None:
+        assert moments.second is not None
+        c, e = self._scales(moments.step)
+        for p, m, v in blocks(parameter, moments.first[name], moments.second[name]):
+            p.addcdiv_(m, v.sqrt().add_(e), value=c).div_(1 - self.lr * self.weight_decay)
+
+    def undo_moments_(self, name: str, gradient: Tensor, moments: Moments) -> None:
         assert moments.second is not None
         beta1, beta2 = self.betas
-        first_correction, second_correction = self._corrections(moments.step)
-        root = math.sqrt(second_correction)
-        for name, parameter in parameters.items():
-            if gradients is None:
-                for p, m, v in blocks(parameter, moments.first[name], moments.second[name]):
-                    denominator = v.sqrt().div_(root).add_(self.eps)
-                    p.addcdiv_(m, denominator, value=self.lr / first_correction)
-                    p.div_(1 - self.lr * self.weight_decay)
-            else:
-                for m, v, g in blocks(moments.first[name], moments.second[name], gradients[name]):
-                    m.sub_(g, alpha=1 - beta1).div_(beta1)
-                    v.addcmul_(g, g, value=beta2 - 1).div_(beta2).clamp_(min=0)
-        if gradients is not None:
-            moments.step -= 1
+        for m, v, g in blocks(moments.first[name], moments.second[name], gradient):
+            m.sub_(g, alpha=1 - beta1).div_(beta1)
+            v.addcmul_(g, g, value=beta2 - 1).div_(beta2).clamp_(min=0)
 
-    def adjoint_of_gradient_(
-        self, adjoint: Adjoint, gradients: Mapping[str, Tensor], moments: Moments, keep_moments: bool
-    ) -> Tensors:
+    def pull_back(
+        self, name: str, adjoint: Tensor, gradient: Tensor, moments: Moments, earlier: Moments | None, out: Tensor
+    ) -> None:
         assert moments.second is not None
         beta1, beta2 = self.betas
-        first_correction, second_correction = self._corrections(moments.step)
-        root = math.sqrt(second_correction)
-        direction = {name: torch.empty_like(a) for name, a in adjoint.parameters.items()}
-        if keep_moments and adjoint.first is None:
-            adjoint.first = {name: torch.zeros_like(a) for name, a in adjoint.parameters.items()}
-            adjoint.second = {name: torch.zeros_like(a) for name, a in adjoint.parameters.items()}
-        for name, u in direction.items():
-            tensors = [adjoint.parameters[name], gradients[name], moments.first[name], moments.second[name], u]
-            if adjoint.first is not None and adjoint.second is not None:
-                tensors += [adjoint.first[name], adjoint.second[name]]
-            for a, g, m, v, out, *kept in blocks(*tensors):
-                root_v = v.sqrt().div_(root)
-                denominator = root_v + self.eps
-                # am = -alpha / ((1 - beta1^t) (sqrt(vh) + eps)) * a
-                am = (a / denominator).mul_(-self.lr / first_correction)
-                # av = alpha * mh / (2 sqrt(vh) (sqrt(vh) + eps)^2 (1 - beta2^t)) * a, 0 where vh = 0
-                av = (am * m).div_(denominator).div_(root_v).mul_(-0.5 / second_correction).masked_fill_(v == 0, 0.0)
-                if kept:
-                    am, av = kept[0].add_(am), kept[1].add_(av)
-                torch.mul(am, 1 - beta1, out=out)
-                out.addcmul_(g, av, value=2 * (1 - beta2))
-                if kept:
-                    am.mul_(beta1)
-                    av.mul_(beta2)
-        return direction
+        c, e = self._scales(moments.step)
+        tensors = [adjoint, gradient, moments.first[name], moments.second[name], out]
+        if earlier is not None:
+            assert earlier.second is not None
+            tensors += [earlier.first[name], earlier.second[name]]
+        for a, g, m, v, u, *kept in blocks(*tensors):
+            root = v.sqrt()
+            denominator = root + e
+            both = root.mul_(denominator).clamp_(min=_TINY)  # m = 0 where v = 0, and so is what both divides
+            # d phi' / d m' = -c / (sqrt(v) + e);  d phi' / d v' = c * m / (2 sqrt(v) (sqrt(v) + e)^2)
+            if not kept:  # u = am * (1 - beta1) + av * 2 (1 - beta2) g, with av = -am * m / (2 both)
+                slope = torch.addcdiv(a.new_tensor(-c * (1 - beta1)), g * m, both, value=c * (1 - beta2))
+                torch.div(a, denominator, out=u).mul_(slope)
+                continue
+            am = (a / denominator).mul_(-c)
+            av = (am * m).div_(both).mul_(-0.5)
+            am, av = kept[0].add_(am), kept[1].add_(av)
+            torch.mul(am, 1 - beta1, out=u).addcmul_(g, av, value=2 * (1 - beta2))
+            am.mul_(beta1)
+            av.mul_(beta2)
 
 
-def blocks(*tensors: Tensor, size: int = 1 << 16) -> Iterator[tuple[Tensor, ...]]:
+_TINY = 1e-30  # keeps 0 / 0 from being nan where a parameter never had a gradient
+
+
+def blocks(*tensors: Tensor, size: int = 1 << 17) -> Iterator[tuple[Tensor, ...]]:
     """Views of the same `size` elements of each tensor in turn (CPU), or the whole tensors (elsewhere)."""
     first = tensors[0]
     if first.device.type != "cpu" or first.numel() <= size or not all(t.is_contiguous() for t in tensors):
         yield tensors
         return
-    flat = [t.view(-1).split(size) for t in tensors]
-    yield from zip(*flat, strict=True)
+    yield from zip(*(t.view(-1).split(size) for t in tensors), strict=True)
 
 
 def global_norm(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Euclidean norm of all tensors together, a float32 (or wider) scalar."""
-    norms = torch._foreach_norm(list(tensors.values()))
-    return torch.linalg.vector_norm(
-        torch.stack([norm.to(torch.promote_types(norm.dtype, torch.float32)) for norm in norms])
-    )
+    """Euclidean norm of all tensors together, a scalar of float32 or wider."""
+    norms = torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors.values()])
+    return torch.linalg.vector_norm(norms.to(torch.promote_types(norms.dtype, torch.float32)))
 
 
 def clip_by_global_norm_(gradients: Tensors, limit: float | None) -> float:

@@ -51,6 +51,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         console.print(f"left out, because free-form tasks have no options to score: {', '.join(skipped)}")
     if not scored:
         raise ValueError(f"no target task of {config.setting} can be scored: {setting.presence()}")
+    for task in scored:  # what is not there must not be found halfway
+        task.split(config.split)
+        if shown:
+            fixed_demonstrations(task.train, shown, task.name, config.seeds[0])
 
     tokenizer = load_tokenizer(config.model)
     model = load_model(config.model, pick_device(config.device))

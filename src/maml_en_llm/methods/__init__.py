@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from ..bilevel import SGD, AdamW, Moments
 from ..bilevel.curvature import Loss
@@ -12,6 +12,7 @@ from ..config import TrainConfig
 from ..prompts.batches import Batch, Sampler
 
 
+@runtime_checkable
 class Method(Protocol):
     """What the training loop needs of a method; `moments` is all the state it keeps between updates."""
 
@@ -38,14 +39,14 @@ def make_step(config: TrainConfig, optimizer: str, lr: float) -> SGD | AdamW:
     return AdamW(lr=lr, betas=config.adam_betas, eps=config.adam_eps, weight_decay=config.weight_decay)
 
 
-def method_class(name: str) -> type[Method]:
-    """The method of that name."""
+def method_class(name: str) -> Callable[[TrainConfig, Tensors], Method]:
+    """The class of the method of that name."""
     from .language_model import LanguageModel
     from .maml_en_llm import MAMLenLLM
     from .metaicl import MetaICL
     from .multitask_zero_shot import MultitaskZeroShot
 
-    methods: dict[str, type[Method]] = {
+    methods: dict[str, Callable[[TrainConfig, Tensors], Method]] = {
         "language-model": LanguageModel,
         "metaicl": MetaICL,
         "multitask-zero-shot": MultitaskZeroShot,

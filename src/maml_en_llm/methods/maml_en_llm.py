@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..bilevel import clip_by_global_norm_, meta_gradient
+from ..bilevel import clip_by_global_norm_, meta_gradient, update_all_
 from ..bilevel.curvature import Loss
 from ..bilevel.steps import Tensors
 from ..config import TrainConfig
@@ -25,6 +25,7 @@ class MAMLenLLM:
         self.inner = make_step(config, config.inner_optimizer, config.inner_lr)
         self.outer = make_step(config, config.optimizer, config.lr)
         self.moments = self.outer.init(parameters)
+        self.workspace: Tensors = {}
 
     def sampler(self, **data: Any) -> Sampler:
         if self.config.sampling == "same_task":
@@ -47,9 +48,10 @@ class MAMLenLLM:
             curvature=self.config.curvature,
             donate_state=True,
             measure_share=measure and self.config.order == "second",
+            workspace=self.workspace,
         )
         norm = clip_by_global_norm_(result.gradients, self.config.gradient_clip)
-        replace(self.outer, lr=self.outer.lr * lr_scale).update_(parameters, result.gradients, self.moments)
+        update_all_(replace(self.outer, lr=self.outer.lr * lr_scale), parameters, result.gradients, self.moments)
         figures = {"loss": float(result.query_loss), "support_loss": float(result.support_loss), "gradient_norm": norm}
         if result.second_order_share is not None:
             figures["second_order_share"] = result.second_order_share

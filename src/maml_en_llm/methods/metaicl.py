@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..bilevel import clip_by_global_norm_, value_and_gradient
+from ..bilevel import clip_by_global_norm_, update_all_, value_and_gradient
 from ..bilevel.curvature import Loss
 from ..bilevel.steps import Tensors
 from ..config import TrainConfig
@@ -32,5 +32,5 @@ class MetaICL:
         (batch,) = batches
         value, gradients = value_and_gradient(loss, parameters, batch)
         norm = clip_by_global_norm_(gradients, self.config.gradient_clip)
-        replace(self.step, lr=self.step.lr * lr_scale).update_(parameters, gradients, self.moments)
+        update_all_(replace(self.step, lr=self.step.lr * lr_scale), parameters, gradients, self.moments)
         return {"loss": float(value), "gradient_norm": norm}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class Batch:
         return Batch(self.token_ids.to(device), self.answer_mask.to(device), self.task_names)
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Anything that makes a batch from its number."""
 

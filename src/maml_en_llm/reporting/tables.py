@@ -69,13 +69,18 @@ def read_rows(path: Path) -> list[Row]:
     if not isinstance(results, dict) or results.get("format") != RESULTS_FORMAT:
         raise ValueError(f"{path}: not a results file of `evaluate` (no format {RESULTS_FORMAT!r})")
     rows = []
-    for subset, s in results["summary"].items():
-        if s["tasks"]:
-            worst = 100 * s["worst"] if len(results["seeds"]) > 1 else None
-            scores = (100 * s["average"], worst)
-            rows.append(
-                Row(results["label"], results["setting"], subset, *scores, s["tasks"], s["tasks_named"], s["examples"])
-            )
+    try:
+        for subset, s in results["summary"].items():
+            if s["tasks"]:
+                worst = 100 * s["worst"] if len(results["seeds"]) > 1 else None
+                scores = (100 * s["average"], worst)
+                counts = (s["tasks"], s["tasks_named"], s["examples"])
+                rows.append(Row(results["label"], results["setting"], subset, *scores, *counts))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: not a whole results file of `evaluate`: its summary, seeds, label or setting lacks "
+            f"{error}; evaluate again"
+        ) from None
     return rows
 
 

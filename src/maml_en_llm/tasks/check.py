@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .collection import KINDS, SETTING_KEYS, SPLITS, Collection, Examples, parse_line, read_json_object
+from .collection import (
+    KINDS,
+    NO_SPLIT,
+    SETTING_KEYS,
+    SPLITS,
+    Collection,
+    Examples,
+    Task,
+    parse_line,
+    read_json_object,
+)
 
 
 @dataclass(frozen=True)
@@ -27,44 +37,48 @@ class Violation:
 
 def check_collection(collection: Collection) -> list[Violation]:
     """All violations in the files of `collection`, in the order manifest, tasks, settings."""
-    found = list(_check_manifest(collection))
-    if found:  # kinds and missing tasks cannot be read from a broken manifest
-        return found
-    if not len(collection):
+    found, missing = _check_manifest(collection)
+    tasks = {folder.name: Task(folder.name, folder) for folder in collection.task_folders}
+    if not tasks:
         found.append(Violation(collection.path / "data", 1, "holds no task; add a folder per task"))
-    for name in collection:
-        found.extend(_check_task(collection[name].folder))
+    for task in tasks.values():
+        found.extend(_check_task(task.folder))
     for name in collection.setting_names:
-        found.extend(_check_setting(collection, collection.path / "settings" / f"{name}.json"))
+        found.extend(_check_setting(tasks, missing, collection.path / "settings" / f"{name}.json"))
     return found
 
 
-def _check_manifest(collection: Collection) -> Iterator[Violation]:
+def _check_manifest(collection: Collection) -> tuple[list[Violation], frozenset[str] | None]:
+    """What is wrong with the manifest, and the tasks that it declares missing (None: it cannot be told)."""
     path = collection.path / "manifest.json"
     if not path.is_file():
-        return
+        return [], frozenset()
     try:
         manifest = read_json_object(path)
     except ValueError as error:
-        yield _from_error(path, error)
-        return
+        return [_from_error(path, error)], None
+    found = []
     text = path.read_text(encoding="utf-8")
     missing = manifest.get("missing", [])
     if not isinstance(missing, list) or not all(isinstance(name, str) for name in missing):
-        yield Violation(path, _line_of(text, "missing"), '"missing" must be a list of task names')
+        found.append(Violation(path, _line_of(text, "missing"), '"missing" must be a list of task names'))
+        missing = None
     tasks = manifest.get("tasks", [])
     if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in tasks):
-        yield Violation(path, _line_of(text, "tasks"), '"tasks" must be a list of objects that each have a "name"')
-        return
+        found.append(
+            Violation(path, _line_of(text, "tasks"), '"tasks" must be a list of objects that each have a "name"')
+        )
+        tasks = []
     for task in tasks:
         if task.get("kind") not in (None, *KINDS):
             message = f"{task['name']} has the unknown kind {task['kind']!r}; use one of {', '.join(KINDS)}"
-            yield Violation(path, _line_of(text, task["name"]), message)
+            found.append(Violation(path, _line_of(text, task["name"], "tasks"), message))
+    return found, None if missing is None else frozenset(missing)
 
 
 def _check_task(folder: Path) -> Iterator[Violation]:
     if not any((folder / f"{split}.jsonl").is_file() for split in SPLITS):
-        yield Violation(folder, 1, "has none of train.jsonl, dev.jsonl and test.jsonl; add one or delete the folder")
+        yield Violation(folder, 1, NO_SPLIT)
     for split in SPLITS:
         path = folder / f"{split}.jsonl"
         if path.is_file():
@@ -76,7 +90,7 @@ def _check_task(folder: Path) -> Iterator[Violation]:
                     yield Violation(path, index + 1, problem)
 
 
-def _check_setting(collection: Collection, path: Path) -> Iterator[Violation]:
+def _check_setting(tasks: Mapping[str, Task], missing: frozenset[str] | None, path: Path) -> Iterator[Violation]:
     try:
         record = read_json_object(path)
     except ValueError as error:
@@ -93,25 +107,24 @@ def _check_setting(collection: Collection, path: Path) -> Iterator[Violation]:
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield Violation(path, _line_of(text, name, key), f"{name} stands more than once under {key}; keep one")
         for name in dict.fromkeys(names):
-            if name in collection.missing and name not in collection:
-                continue
             where = _line_of(text, name, key)
-            if name not in collection:
-                message = (
-                    f"the task {name} is named under {key} but data/{name} does not exist; "
-                    'add it or list it under "missing" in manifest.json'
-                )
-                yield Violation(path, where, message)
+            if name not in tasks:
+                if missing is not None and name not in missing:
+                    message = (
+                        f"the task {name} is named under {key} but data/{name} does not exist; "
+                        'add it or list it under "missing" in manifest.json'
+                    )
+                    yield Violation(path, where, message)
                 continue
             for split in ("train",) if key == "train" else ("train", "test"):
-                if not collection[name].has(split):
+                if not tasks[name].has(split):
                     message = (
                         f"the task {name} is named under {key} but data/{name}/{split}.jsonl does not exist; add it"
                     )
                     yield Violation(path, where, message)
     for name in sorted(set(lists.get("train", ())) & set(lists.get("test", ()))):
         message = f"{name} is under both train and test; a target task must not be trained on, delete one"
-        absent = name not in collection and name in collection.missing  # left out on both sides, so nothing leaks
+        absent = name not in tasks  # left out on both sides, so nothing leaks
         yield Violation(path, _line_of(text, name, "test"), message, "warning" if absent else "error")
     for name in sorted(set(lists.get("unseen_domain_test", ())) - set(lists.get("test", ()))):
         message = f"{name} is under unseen_domain_test but not under test; add it to test"

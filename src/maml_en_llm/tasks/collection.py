@@ -8,6 +8,7 @@ manifest.json                      optional: kinds of tasks, and the tasks decla
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +18,10 @@ from typing import Any, overload
 import numpy as np
 
 SPLITS = ("train", "dev", "test")
+NO_SPLIT = "has none of train.jsonl, dev.jsonl and test.jsonl; add one or delete the folder"
 SETTING_KEYS = ("train", "test", "unseen_domain_test")
 KINDS = ("classification", "nli", "paraphrase", "multiple_choice_qa", "free_form")
+_HALF_PAIR = re.compile("[\ud800-\udfff]")  # half of a UTF-16 surrogate pair: JSON can spell it, but it is no text
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,15 @@ def problems_of_record(record: Any, task: str) -> list[str]:
             problems.append(f'the key "{key}" is missing')
         elif not isinstance(record[key], str):
             problems.append(f'"{key}" must be a string, not {_json_type(record[key])}')
+        elif _HALF_PAIR.search(record[key]):
+            problems.append(f'"{key}" holds half of a surrogate pair, which is no character; correct the text')
     options = record.get("options")
     if "options" not in record:
         problems.append('the key "options" is missing (write [] for a free-form task)')
     elif not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         problems.append('"options" must be a list of strings')
+    elif any(map(_HALF_PAIR.search, options)):
+        problems.append("an option holds half of a surrogate pair, which is no character; correct the text")
     else:
         repeated = sorted({option for option in options if options.count(option) > 1})
         if repeated:
@@ -67,7 +74,7 @@ def _json_type(value: Any) -> str:
 def parse_line(line: bytes, task: str) -> tuple[Example | None, list[str]]:
     """The example on one line of `task`, or None with the sentences that say what is wrong with it."""
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         return None, [f"not UTF-8 at byte {error.start} of the line; save the file as UTF-8"]
     except json.JSONDecodeError as error:
@@ -171,7 +178,9 @@ class Task:
         """One of KINDS: what the manifest declares, else told from the options of the first 100 examples."""
         if self.declared_kind is not None:
             return self.declared_kind
-        split = next(name for name in SPLITS if self.has(name))
+        split = next((name for name in SPLITS if self.has(name)), None)
+        if split is None:
+            raise ValueError(f"{self.folder} {NO_SPLIT}")
         options = {example.options for example in self.split(split)[:100]}
         if options == {()}:
             return "free_form"
@@ -219,8 +228,11 @@ class Collection(Mapping[str, Task]):
     @cached_property
     def _tasks(self) -> dict[str, Task]:
         kinds = {entry["name"]: entry.get("kind") for entry in self.manifest.get("tasks", ())}
-        folders = sorted(folder for folder in (self.path / "data").iterdir() if folder.is_dir())
-        return {folder.name: Task(folder.name, folder, kinds.get(folder.name)) for folder in folders}
+        return {folder.name: Task(folder.name, folder, kinds.get(folder.name)) for folder in self.task_folders}
+
+    @property
+    def task_folders(self) -> list[Path]:
+        return sorted(folder for folder in (self.path / "data").iterdir() if folder.is_dir())
 
     def __getitem__(self, name: str) -> Task:
         if name not in self._tasks:
@@ -265,8 +277,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
+    except RecursionError:
+        raise ValueError(f"{path}:1: not valid JSON (nested too deeply)") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path}:1: must be a JSON object, not {_json_type(record)}")
     return record

@@ -22,7 +22,7 @@ FREE_ON_RESUME = {"output", "resume", "checkpoint_every", "device"}
 
 
 class RunDirectory:
-    """Creates the directory of `config`, or opens it to continue.
+    """The directory of `config`, new or to be continued; nothing is written before `begin`.
 
     fingerprint: what the data looks like; a continuation must find the same.  Raises ValueError when the directory
     holds another run, or holds this one and `config.resume` is not set.
@@ -33,6 +33,7 @@ class RunDirectory:
         self.model = self.folder / "model"
         self._metrics = self.folder / "metrics.jsonl"
         self._checkpoints = self.folder / "checkpoints"
+        self._config, self._fingerprint = config, dict(fingerprint)
         saved = self.folder / "config.yaml"
         data = self.folder / "data.json"
         if saved.is_file():
@@ -47,14 +48,18 @@ class RunDirectory:
                         f"{saved}: the run to resume has {key}={getattr(earlier, key)}, now it is {getattr(now, key)}; "
                         "make them equal or choose another --output"
                     )
-            if data.is_file() and json.loads(data.read_text()) != dict(fingerprint):
+            if data.is_file() and json.loads(data.read_text()) != self._fingerprint:
                 raise ValueError(f"{data}: the training data has changed since the run began; choose another --output")
             return
         if self.folder.exists() and any(self.folder.iterdir()):
             raise ValueError(f"{self.folder} is not empty and holds no run; choose another --output")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(data, json.dumps(fingerprint, indent=1))
-        write_text(saved, to_yaml(config))
+
+    def begin(self) -> None:
+        """Makes the directory of a new run, once all that can be wrong with its configuration has been found."""
+        if not (self.folder / "config.yaml").is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "data.json", json.dumps(self._fingerprint, indent=1))
+            write_text(self.folder / "config.yaml", to_yaml(self._config))
 
     @property
     def finished(self) -> bool:

@@ -53,6 +53,7 @@ def train(config: TrainConfig) -> Path:
 
     group = config.batches_per_update
     updates = config.batches // group
+    run.begin()
     first = run.restore(parameters, method.moments) // group
     saved_at = first * group
     started = time.monotonic()
@@ -96,4 +97,4 @@ def check_context(model: torch.nn.Module, max_tokens: int, name: str) -> None:
 
 def data_fingerprint(collection: Collection, setting: Setting) -> dict[str, int]:
     """Bytes of train.jsonl by training task: enough to see that a resumed run has the data it began with."""
-    return {name: (collection[name].folder / "train.jsonl").stat().st_size for name in setting.train}
+    return {name: collection[name].train.path.stat().st_size for name in setting.train}

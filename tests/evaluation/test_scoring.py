@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import tiny_language_model
+from maml_en_llm.evaluation.scoring import Scorer
+from maml_en_llm.prompts.layout import EncodedPrompt, EncodedTarget
+
+PACKED = ["gpt2", "llama", "opt", "gpt_neox", "qwen3", "gemma", "gemma3"]
+MODELS = {family: tiny_language_model(family) for family in [*PACKED, "bloom"]}
+
+
+def plain_score(model: Any, prefix: list[int], target: EncodedTarget) -> float:
+    """Mean negative log-likelihood of the answer, from all logits of the whole prompt."""
+    token_ids = torch.tensor([[*prefix, *target.context, *target.answer]])
+    if not token_ids.numel():
+        return 0.0
+    with torch.no_grad():
+        log_probabilities = model(token_ids).logits[0].log_softmax(dim=-1)
+    read = len(prefix) + len(target.context)
+    places = [i for i in range(read, token_ids.shape[1]) if i > 0]  # nothing predicts the very first token
+    if not places:
+        return 0.0
+    return -sum(float(log_probabilities[i - 1, token_ids[0, i]]) for i in places) / len(places)
+
+
+def random_examples(
+    seed: int, direction: str, examples: int = 5, options: int = 3, longest: int = 6
+) -> list[list[EncodedTarget]]:
+    """Direct: one context and an answer per option; channel: a context per option and one answer."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens() -> list[int]:
+        count = int(torch.randint(1, longest + 1, (1,), generator=generator))
+        return torch.randint(40, (count,), generator=generator).tolist()
+
+    found = []
+    for _ in range(examples):
+        same = tokens()
+        found.append([EncodedTarget(same, tokens()) for _ in range(options)])
+        if direction == "channel":
+            found[-1] = [EncodedTarget(target.answer, same) for target in found[-1]]
+    return found
+
+
+PREFIX = torch.randint(40, (30,), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+@pytest.mark.parametrize("family", [*PACKED, "bloom"])
+@pytest.mark.parametrize("direction", ["direct", "channel"])
+@pytest.mark.parametrize("prefix", [PREFIX, PREFIX[:1], []], ids=["demonstrations", "one-token", "none"])
+def test_scores_equal_plain_encoding(family: str, direction: str, prefix: list[int]) -> None:
+    model, examples = MODELS[family], random_examples(1, direction)
+    expected = [[plain_score(model, prefix, target) for target in targets] for targets in examples]
+    for tokens_per_forward in (1024, 40, 1):
+        found = Scorer(model, tokens_per_forward).score(prefix, examples)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", [*PACKED, "bloom"])
+def test_models_that_can_be_packed_are(family: str) -> None:
+    """Bloom's ALiBi counts positions by column, so that its prompts are encoded one by one."""
+    scorer = Scorer(MODELS[family])
+    scorer.score(PREFIX, random_examples(2, "direct"))
+    assert scorer.packing == (family != "bloom")
+
+
+TOKENS = st.lists(st.integers(0, 39), max_size=4)
+TARGETS = st.lists(st.lists(st.builds(EncodedTarget, TOKENS, TOKENS), min_size=1, max_size=3), min_size=1, max_size=4)
+
+
+@given(TOKENS, TARGETS, st.integers(1, 30))
+def test_any_mixture_of_lengths(
+    prefix: list[int], examples: list[list[EncodedTarget]], tokens_per_forward: int
+) -> None:
+    """Empty prefixes, contexts and answers included."""
+    found = Scorer(MODELS["gpt2"], tokens_per_forward).score(prefix, examples)
+    expected = [[plain_score(MODELS["gpt2"], prefix, target) for target in targets] for targets in examples]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_a_scorer_can_be_used_for_task_after_task() -> None:
+    scorer = Scorer(MODELS["llama"], tokens_per_forward=50)
+    for seed, length in enumerate((5, 30, 12)):
+        examples = random_examples(seed, "direct")
+        expected = [[plain_score(MODELS["llama"], PREFIX[:length], t) for t in targets] for targets in examples]
+        for ours, theirs in zip(scorer.score(PREFIX[:length], examples), expected, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize("window", [8, 20, 32, 48, 64, 90, 100, 110, 120, 200])
+def test_sliding_windows_of_any_width(window: int) -> None:
+    """A window may be shorter than a pack or a prompt: a pack's mask holds it."""
+    model = tiny_language_model("gemma3", sliding_window=window, layer_types=["sliding_attention", "full_attention"])
+    scorer = Scorer(model, tokens_per_forward=100)
+    for seed in (1, 2):
+        examples = random_examples(seed, "direct", examples=8)
+        expected = [[plain_score(model, PREFIX, target) for target in targets] for targets in examples]
+        for ours, theirs in zip(scorer.score(PREFIX, examples), expected, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5)
+    assert scorer.packing
+
+
+def test_a_whole_prompt_can_be_scored_alone() -> None:
+    (target,) = random_examples(3, "direct", examples=1, options=1)[0]
+    prompt = EncodedPrompt(
+        [*PREFIX, *target.context, *target.answer],
+        [False] * (len(PREFIX) + len(target.context)) + [True] * len(target.answer),
+    )
+    found = Scorer(MODELS["gpt2"]).score_plain(prompt)
+    assert found == pytest.approx(plain_score(MODELS["gpt2"], PREFIX, target), abs=1e-6)
+
+
+def test_nothing_to_score() -> None:
+    assert Scorer(MODELS["gpt2"]).score(PREFIX, []) == []
+
+
+def test_scoring_changes_no_weight_and_keeps_no_gradient() -> None:
+    model = tiny_language_model("gpt2")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    Scorer(model).score(PREFIX, random_examples(4, "channel"))
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert all(p.grad is None for p in model.parameters())
