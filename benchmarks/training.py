@@ -241,7 +241,7 @@ def main(
             ["tokens a prompt, of 1,024", f"{speed['tokens']:.0f}"],
             ["peak memory, ours / reference", f"{our_memory / their_memory:.2f}"],
             [
-                "before its first step the reference makes rows, in its own steps",
+                "making all rows before the first step, in reference steps",
                 f"{speed['tensorize'] / speed['reference']:.0f}",
             ],
             ["drawing a prompt, share of our step, cached", f"{speed['draw'] / speed['ours']:.2%}"],
