@@ -232,8 +232,8 @@ class EvaluateConfig:
     """Name of the method in reports; by default told from how the model was trained."""
     device: str = "auto"
     """auto takes a GPU if there is one."""
-    tokens_per_forward: int = 1024
-    """Tokens that one forward pass scores, behind the shared demonstrations; less needs less memory."""
+    tokens_per_forward: int | None = None
+    """Tokens that one forward pass scores, behind the shared demonstrations; by default chosen by the free memory."""
 
     def __post_init__(self) -> None:
         check_literals(self)

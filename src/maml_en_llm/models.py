@@ -187,24 +187,32 @@ class PromptLoss:
         with self.substituted(parameters):
             return prompt_loss(self.model, batch, self.autocast)
 
+    def parts(self, batch: Batch) -> list[Batch]:
+        """Batches of one prompt each; the mean of their losses is that of `batch`."""
+        return [Batch(ids[None], mask[None]) for ids, mask in zip(batch.token_ids, batch.answer_mask, strict=True)]
+
 
 def prompt_loss(model: nn.Module, batch: Batch, autocast: torch.dtype | None = None) -> Float[Tensor, ""]:
-    """Mean over prompts of the mean over answer tokens of the next-token cross entropy; 0 for a prompt without any."""
-    token_ids = batch.token_ids
-    predicted = batch.answer_mask[:, 1:]  # the first token of a prompt has nothing to be predicted from
-    columns = predicted.any(dim=0).nonzero().squeeze(1)  # [positions], the union over prompts
-    if columns.numel() == 0:
+    """Mean over prompts of the mean over answer tokens of the next-token cross entropy; 0 for a prompt without any.
+
+    Prompts run one by one: no token is padding, and attention never spans two prompts (packing them in one row was
+    slower: docs/performance.md).
+    """
+    losses = [
+        _loss_of_prompt(model, *prompt, autocast) for prompt in zip(batch.token_ids, batch.answer_mask, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def _loss_of_prompt(model: nn.Module, token_ids: Tensor, answer_mask: Tensor, autocast: torch.dtype | None) -> Tensor:
+    """The loss of one prompt [tokens]; what follows the last token that predicts an answer token is not computed."""
+    positions = answer_mask[1:].nonzero().squeeze(1)  # the first token of a prompt has nothing to be predicted from
+    if positions.numel() == 0:
         return torch.zeros((), device=token_ids.device) * next(model.parameters()).sum()
-    device = token_ids.device.type
-    with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
-        logits = model(input_ids=token_ids, use_cache=False, logits_to_keep=columns).logits  # [prompts, positions, V]
-    losses = functional.cross_entropy(
-        logits.float().transpose(1, 2) if autocast else logits.transpose(1, 2),
-        token_ids[:, 1:][:, columns],
-        reduction="none",
-    )  # [prompts, positions]
-    weights = predicted[:, columns].to(losses.dtype)
-    return ((losses * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)).mean()
+    read = token_ids[None, : int(positions[-1]) + 1]
+    with torch.autocast(token_ids.device.type, dtype=autocast, enabled=autocast is not None):
+        logits = model(input_ids=read, use_cache=False, logits_to_keep=positions).logits[0]  # [answer tokens, V]
+    return functional.cross_entropy(logits.float() if autocast else logits, token_ids[positions + 1])
 
 
 def _first_line(error: BaseException) -> str:

@@ -155,6 +155,7 @@ def test_maml_en_llm_updates_equal_the_formulas(
         copies=n,
         lr=lrs[outer],
         inner_lr=lrs[inner],
+        curvature="exact",
         **changes,
     )
     generator = torch.Generator().manual_seed(0)

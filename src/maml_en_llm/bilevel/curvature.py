@@ -2,7 +2,8 @@
 
 A loss is any function `loss(parameters: dict[str, Tensor], batch) -> scalar`.  It may also have a context manager
 `substituted(parameters)`: then it stays entered until the gradient is computed, which activation checkpointing needs;
-and an attribute `autocast`: the type it computes in, when that is not the type of the parameters.
+an attribute `autocast`: the type it computes in, when that is not the type of the parameters; and `parts(batch)`,
+batches whose mean loss is that of `batch`: then a gradient is accumulated part by part, in the memory of the largest.
 """
 
 from __future__ import annotations
@@ -60,14 +61,22 @@ def stream_gradient(loss: Loss, parameters: Mapping[str, Tensor], batch: Any, co
 
         return hook
 
-    for name, leaf in leaves.items():
-        leaf.register_post_accumulate_grad_hook(hook_of(name))
+    split = getattr(loss, "parts", None)
+    parts = [batch] if split is None else split(batch)
+    values = []
     with _substituted(loss, leaves):
-        value = loss(leaves, batch)
-        value.backward(inputs=list(leaves.values()))
-    for name in list(left):  # the loss does not depend on these
-        consume(name, torch.zeros_like(parameters[name]))
-    return value.detach()
+        for number, part in enumerate(parts, start=1):
+            if number == len(parts):
+                for name, leaf in leaves.items():
+                    leaf.register_post_accumulate_grad_hook(hook_of(name))
+            value = loss(leaves, part) / len(parts)
+            value.backward(inputs=list(leaves.values()))
+            values.append(value.detach())
+            del value
+    for name in list(left):  # the (last part's) loss does not depend on these
+        gradient = leaves[name].grad
+        consume(name, torch.zeros_like(parameters[name]) if gradient is None else gradient)
+    return torch.stack(values).sum()
 
 
 def value_and_gradient(loss: Loss, parameters: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensors]:

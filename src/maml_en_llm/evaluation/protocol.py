@@ -134,7 +134,7 @@ def predict_task(
         yield from ((seed, None) for seed in seeds)
         return
     examples = task.split(config.split)[: config.max_examples]
-    targets = [form.encode_targets(tokenizer, example, first=shown == 0) for example in examples]
+    targets = form.encode_all_targets(tokenizer, examples, first=shown == 0)
     for seed in seeds:
         if seed in finished:
             yield seed, None
@@ -159,14 +159,19 @@ def score_targets(
     if form.overflow == "fit":
         longest = max(len(target) for options in targets for target in options)
         return scorer.score(form.fit(prefix, longest), targets), set()
-    room = form.max_tokens - len(prefix)
-    alone = {i for i, options in enumerate(targets) if max(map(len, options)) > room}
-    together = [i for i in range(len(targets)) if i not in alone]
-    scores: list[list[float]] = [[] for _ in targets]
-    for i, values in zip(together, scorer.score(prefix, [targets[i] for i in together]), strict=True):
-        scores[i] = values
-    for i in alone:
-        scores[i] = [scorer.score_plain(form.join(prefix, target)) for target in targets[i]]
+    # Prompts that lose the same number of leading tokens still share all that is left of the demonstrations.
+    by_cut: dict[int, list[tuple[int, int]]] = {}
+    for e, options in enumerate(targets):
+        for o, target in enumerate(options):
+            cut = max(0, len(prefix) + len(target) - form.max_tokens)
+            by_cut.setdefault(cut, []).append((e, o))
+    scores = [[0.0] * len(options) for options in targets]
+    for cut, members in by_cut.items():
+        for (e, o), (value,) in zip(
+            members, scorer.score(prefix[cut:], [[targets[e][o]] for e, o in members]), strict=True
+        ):
+            scores[e][o] = value
+    alone = {e for cut, members in by_cut.items() if cut for e, _ in members}
     return scores, alone
 
 
@@ -181,7 +186,7 @@ def _calibrated(
 ) -> list[list[float]]:
     """Scores less those that the same options have with the input "N/A" (Holtzman et al., EMNLP 2021)."""
     distinct = list(dict.fromkeys(example.options for example in examples))
-    neutral = [form.encode_targets(tokenizer, Example("N/A", options[0], options), first) for options in distinct]
+    neutral = form.encode_all_targets(tokenizer, [Example("N/A", options[0], options) for options in distinct], first)
     base = dict(zip(distinct, score_targets(form, scorer, prefix, neutral)[0], strict=True))
     return [
         [s - b for s, b in zip(values, base[e.options], strict=True)]

@@ -15,17 +15,18 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..tasks.collection import Example
+from ..tasks.collection import Example, Examples
 from ..tasks.seeds import random_generator
 from .demonstrations import draw_indices
 from .layout import EncodedPrompt, PromptFormat
+from .token_cache import TokenCache, TokenizedExamples
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts of one batch, padded on the right to the longest.
+    """Prompts of one batch, padded on the right to the longest so that they fit in two tensors.
 
-    Under causal attention nothing before a pad can see it, so no attention mask is needed.
+    Nothing is computed for what follows a prompt's last answer token, so padding costs no time.
     """
 
     token_ids: Int[Tensor, "prompts tokens"]
@@ -71,6 +72,7 @@ class MixtureSampler:
     prompts_per_batch: int = 1
     seed: int = 100
     whole_text: bool = False
+    token_cache: TokenCache | None = None
     _sizes: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -80,9 +82,28 @@ class MixtureSampler:
         if not self._names or self._ends[-1] == 0:
             raise ValueError("there is no training example to draw from; choose a setting with training tasks present")
         self._permutation = lru_cache(maxsize=2)(self._permutation)  # type: ignore[method-assign]
+        self._kept: dict[str, TokenizedExamples | None] = {}
+        self._tokenized_anew: dict[str, int] = dict.fromkeys(self._names, 0)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return random_generator("mixture", self.seed, epoch).permutation(int(self._ends[-1]))
+
+    def _tokenized(self, name: str) -> TokenizedExamples | None:
+        """The kept token ids of a task, if there are any.
+
+        They are made once as many of its examples have been tokenized anew as it has: earlier, a short run on large
+        tasks would wait for what it hardly uses; like this, no run spends more than twice what it needs.
+        """
+        examples = self.tasks[name]
+        if self.token_cache is None or not isinstance(examples, Examples):
+            return None
+        if name not in self._kept:
+            self._kept[name] = self.token_cache.open(examples, make=False)
+        if self._kept[name] is None:
+            self._tokenized_anew[name] += 1 + self.demonstrations
+            if self._tokenized_anew[name] > len(examples):
+                self._kept[name] = self.token_cache.open(examples)
+        return self._kept[name]
 
     def batch(self, number: int) -> Batch:
         positions = range(number * self.prompts_per_batch, (number + 1) * self.prompts_per_batch)
@@ -100,8 +121,12 @@ class MixtureSampler:
 
     def encode(self, name: str, target: int, shown: Sequence[int]) -> EncodedPrompt:
         """The prompt of example `target` of task `name` behind the demonstrations `shown`, all given as indices."""
-        examples = self.tasks[name]
-        prompt = self.format.encode_training(self.tokenizer, [examples[i] for i in shown], examples[target])
+        if (tokenized := self._tokenized(name)) is not None:
+            places = enumerate([*shown, target])
+            prompt = self.format.join_training([tokenized.encoded(i, first=place == 0) for place, i in places])
+        else:
+            examples = self.tasks[name]
+            prompt = self.format.encode_training(self.tokenizer, [examples[i] for i in shown], examples[target])
         if self.whole_text:
             return EncodedPrompt(prompt.token_ids, [True] * len(prompt.token_ids))
         return prompt

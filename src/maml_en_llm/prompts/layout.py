@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from ..tasks.collection import Example
@@ -68,8 +69,15 @@ class PromptFormat:
     def encode_training(self, tokenizer: Any, demonstrations: Sequence[Example], example: Example) -> EncodedPrompt:
         """The prompt whose answer is the example's own output (channel: its input), cut from the left if too long."""
         pieces = [(shown.input, shown.output, shown, i == 0) for i, shown in enumerate([*demonstrations, example])]
-        encoded = self._encode(tokenizer, pieces)
-        prefix = [token for target in encoded[:-1] for token in (*target.context, *target.answer)]
+        return self.join_training(self._encode(tokenizer, pieces))
+
+    def encode_examples(self, tokenizer: Any, examples: Sequence[Example], first: bool) -> list[EncodedTarget]:
+        """Each example with its own output, as it stands first in a prompt or behind others."""
+        return self._encode(tokenizer, [(example.input, example.output, example, first) for example in examples])
+
+    def join_training(self, encoded: Sequence[EncodedTarget]) -> EncodedPrompt:
+        """The prompt of encoded demonstrations and, last, the example, cut from the left if too long."""
+        prefix = [token for shown in encoded[:-1] for token in (*shown.context, *shown.answer)]
         return self.join(prefix, encoded[-1])
 
     def encode_options(
@@ -93,10 +101,17 @@ class PromptFormat:
 
     def encode_targets(self, tokenizer: Any, example: Example, first: bool) -> list[EncodedTarget]:
         """The example alone, once per option; `first` when no demonstration stands before it."""
-        if not example.options:
-            raise ValueError(f"the example {example.input[:60]!r} has no options to score; it is free-form")
-        pieces = [(example.input, option, example, first) for option in example.options]
-        return self._encode(tokenizer, pieces, one_input_length=True)
+        return self.encode_all_targets(tokenizer, [example], first)[0]
+
+    def encode_all_targets(self, tokenizer: Any, examples: Sequence[Example], first: bool) -> list[list[EncodedTarget]]:
+        """`encode_targets` of each example, in one call of the tokenizer, which is faster."""
+        for example in examples:
+            if not example.options:
+                raise ValueError(f"the example {example.input[:60]!r} has no options to score; it is free-form")
+        pieces = [(e.input, option, e, first) for e in examples for option in e.options]
+        groups = [len(e.options) for e in examples]
+        encoded = iter(self._encode(tokenizer, pieces, groups))
+        return [list(islice(encoded, count)) for count in groups]
 
     def fit(self, prefix: list[int], longest: int) -> list[int]:
         """`prefix` without the leading tokens that leave no room for a target of `longest` tokens."""
@@ -109,22 +124,35 @@ class PromptFormat:
         return EncodedPrompt(token_ids, [False] * unmasked + [True] * len(target.answer))
 
     def _encode(
-        self, tokenizer: Any, pieces: list[tuple[str, str, Example, bool]], one_input_length: bool = False
+        self,
+        tokenizer: Any,
+        pieces: list[tuple[str, str, Example, bool]],
+        groups: Sequence[int] | None = None,
     ) -> list[EncodedTarget]:
-        """Tokenizes (input, output, example, first) pieces and cuts each to the limit of one example."""
-        if not pieces:
-            return []
+        """Tokenizes (input, output, example, first) pieces and cuts each to the limit of one example.
+
+        groups: lengths of the runs of pieces whose inputs are cut alike, as their longest output needs; default 1.
+        """
         texts = []
         for input_text, output_text, example, first in pieces:
             before_input, before_output = self._separators(example, first)
             texts += [before_input + input_text, before_output + output_text]
-        token_ids = [list(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+        if not texts:
+            return []
+        distinct = list(dict.fromkeys(texts))  # label words and, for each option, the input come again and again
+        encoded = tokenizer(distinct, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        ids_of = dict(zip(distinct, encoded, strict=True))
         limit = self.max_tokens_per_example - 2
-        inputs, outputs = token_ids[::2], [ids[:limit] for ids in token_ids[1::2]]
-        longest = max(len(ids) for ids in outputs) if one_input_length else 0
-        inputs = [ids[: limit - max(longest, len(out))] for ids, out in zip(inputs, outputs, strict=True)]
-        pairs = zip(inputs, outputs, strict=True) if self.direction == "direct" else zip(outputs, inputs, strict=True)
-        return [EncodedTarget(context, answer) for context, answer in pairs]
+        targets: list[EncodedTarget] = []
+        for count in groups or [1] * len(pieces):
+            start = 2 * len(targets)
+            inputs = [ids_of[text] for text in texts[start : start + 2 * count : 2]]
+            outputs = [ids_of[text][:limit] for text in texts[start + 1 : start + 2 * count : 2]]
+            room = limit - max(map(len, outputs))
+            for input_ids, output_ids in zip((list(ids[:room]) for ids in inputs), outputs, strict=True):
+                pair = (input_ids, output_ids) if self.direction == "direct" else (output_ids, input_ids)
+                targets.append(EncodedTarget(*pair))
+        return targets
 
     def _separators(self, example: Example, first: bool) -> tuple[str, str]:
         """What stands before the input and before the output of an example."""

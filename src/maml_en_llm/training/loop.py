@@ -12,6 +12,7 @@ from ..config import TrainConfig
 from ..methods import method_class
 from ..models import PromptLoss, load_model, load_tokenizer, pick_device, save_model, trainable_parameters
 from ..progress import console, stop_on_signal, track
+from ..prompts.token_cache import TokenCache, cache_folder
 from ..tasks.collection import Collection, Example, Setting, load_collection
 from ..tasks.limited import limited
 from .checkpoint import RunDirectory
@@ -41,10 +42,12 @@ def train(config: TrainConfig) -> Path:
     loss = PromptLoss(model, autocast=torch.bfloat16 if config.precision == "bfloat16" else None)
     parameters = {name: p.detach() for name, p in trainable_parameters(model).items()}
     method = method_class(config.method)(config, parameters)
+    form = config.prompt_format()
     sampler = method.sampler(
         tasks=training_examples(config, collection, setting),
-        format=config.prompt_format(),
+        format=form,
         tokenizer=tokenizer,
+        token_cache=TokenCache(tokenizer, form, cache_folder()),
         demonstrations=config.shown,
         prompts_per_batch=config.batch_size,
         seed=config.seed,
