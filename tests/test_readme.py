@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from maml_en_llm.cli import VERBS, main
+from maml_en_llm.cli import main
 from maml_en_llm.models import new_gpt2, save_model, train_tokenizer
+from maml_en_llm.tasks.collection import problems_of_record
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,27 +25,18 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def write_readme_collection(folder: Path) -> None:
-    """The collection of "Your own data": its setting, and tasks whose lines are like its example."""
-    example, setting = map(json.loads, blocks(README, "json"))
-    for task in {*setting["train"], *setting["test"]}:
-        for split, numbers in (("train", range(20)), ("test", range(20, 26))):
-            options = example["options"]
-            lines = [
-                example | {"task": task, "input": f"{example['input']} {n}", "output": options[n % len(options)]}
-                for n in numbers
-            ]
-            path = folder / "data" / task / f"{split}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    (folder / "settings").mkdir()
-    (folder / "settings" / "mine.json").write_text(json.dumps(setting), encoding="utf-8")
+def write_own_tasks(folder: Path) -> None:
+    """The folder of "Your own data": a CSV file for each of five tasks."""
+    folder.mkdir()
+    for task in ("reviews", "questions", "moods", "spam", "topics"):
+        rows = [f"{task} text {n},{('good', 'bad')[n % 2]}" for n in range(40)]
+        (folder / f"{task}.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
 
 
 @pytest.fixture
 def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the README's collection, the examples and a tiny model."""
-    write_readme_collection(tmp_path / "collection")
+    """A working directory with tasks in CSV files, the examples and a tiny model."""
+    write_own_tasks(tmp_path / "my-tasks")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     tokenizer = train_tokenizer([README], vocabulary=300)
     save_model(new_gpt2(tokenizer, layers=1, width=8, heads=1), tokenizer, tmp_path / "tiny")
@@ -53,7 +45,7 @@ def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_make_targets_exist() -> None:
-    start, _ = blocks(README, "bash")
+    start = blocks(README, "bash")[0]
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     commands = [line.split() for line in start.splitlines()]
     assert [command[0] for command in commands] == ["make", "make"]
@@ -61,7 +53,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_own_data_commands_run(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, commands = blocks(README, "bash")
+    commands = "".join(blocks(README, "bash")[1:])
     for old, new in SMALLER.items():
         assert commands.count(old) == 1
         commands = commands.replace(old, new)
@@ -74,8 +66,9 @@ def test_own_data_commands_run(own_data: Path, capsys: pytest.CaptureFixture[str
     assert {"good", "bad"} & set(capsys.readouterr().out.split())
 
 
-def test_the_readmes_collection_is_good(own_data: Path) -> None:
-    assert main(["tasks", "check", "--collection", "collection"]) == 0
+def test_the_readmes_line_is_a_good_example() -> None:
+    (line,) = blocks(README, "json")
+    assert problems_of_record(json.loads(line), "reviews") == []
 
 
 def test_hint_after_the_quick_start_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +82,6 @@ def test_hint_after_the_quick_start_is_a_command(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_runs(page: Path, own_data: Path) -> None:
-    (own_data / "reviews.csv").write_text("input,output\nFine.,good\nLoud.,bad\n", encoding="utf-8")
     for code in blocks(page.read_text(encoding="utf-8"), "python"):
         exec(compile(code, str(page), "exec"), {})
 
@@ -109,7 +101,3 @@ def test_tree_names_what_there_is() -> None:
     here = [path.name for path in (ROOT / "src/maml_en_llm").iterdir() if path.suffix == ".py" or path.is_dir()]
     assert set(named) == {name for name in here if not name.startswith("__")}
     assert all((ROOT / name).is_dir() for name in re.findall(r"^(\w+)/", "configs/" + rest, flags=re.MULTILINE))
-
-
-def test_what_is_said_to_be_missing_is_missing() -> None:
-    assert ("There is no CSV import yet" in README) == ("tasks import" not in VERBS)
