@@ -32,6 +32,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--warm-up", type=int, default=10, help="AdamW updates before measuring, to fill the moments")
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--kinds", nargs="+", default=["difference", "central"])
+    parser.add_argument("--steps", nargs="+", type=float, default=STEPS)
     arguments = parser.parse_args()
 
     collection = load_collection(arguments.collection)
@@ -45,7 +48,7 @@ def main() -> None:
         _, gradients = value_and_gradient(PromptLoss(model), parameters, sampler.batch(number))
         update_all_(step, parameters, gradients, moments)
 
-    for precision in (torch.float32, torch.bfloat16):
+    for precision in (getattr(torch, name) for name in arguments.precisions):
         loss = PromptLoss(model, autocast=None if precision == torch.float32 else precision)
         pairs = [(sampler.batch(1000 + 2 * i), sampler.batch(1001 + 2 * i)) for i in range(arguments.pairs)]
         exact = [gradient(loss, parameters, pair, step, moments, "exact") for pair in pairs]
@@ -53,8 +56,8 @@ def main() -> None:
         shares = [relative_error(e, f) for e, f in zip(exact, first, strict=True)]
         print(f"\n{precision}: second-order share {statistics.median(shares):.2e} (median of {len(pairs)} pairs)")
         print(f"{'':12}{'step':>8}{'error, median':>16}{'worst':>12}{'cosine, worst':>16}")
-        for kind in ("difference", "central"):
-            for size in STEPS:
+        for kind in arguments.kinds:
+            for size in arguments.steps:
                 curvature.RELATIVE_STEP[precision] = size
                 found = [gradient(loss, parameters, pair, step, moments, kind) for pair in pairs]
                 errors = [relative_error(f, e) for f, e in zip(found, exact, strict=True)]
@@ -79,7 +82,11 @@ def relative_error(found: Tensors, expected: Tensors) -> float:
 
 def cosine(a: Tensors, b: Tensors) -> float:
     product = sum(float((a[n].double() * b[n].double()).sum()) for n in a)
-    return product / float(global_norm(a) * global_norm(b))
+    return product / (squared_norm(a) * squared_norm(b)) ** 0.5
+
+
+def squared_norm(tensors: Tensors) -> float:
+    return sum(float(tensor.double().square().sum()) for tensor in tensors.values())
 
 
 if __name__ == "__main__":

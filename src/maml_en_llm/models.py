@@ -147,7 +147,7 @@ def pick_device(name: str = "auto") -> torch.device:
 class PromptLoss:
     """The loss of a causal language model on a batch of prompts, as a function of its parameters.
 
-    Per prompt the mean cross entropy over its answer tokens, then the mean over prompts (method.md section 2).
+    Per prompt the mean cross entropy over its answer tokens, then the mean over prompts.
     `loss(parameters, batch)` runs the model with `parameters` in place of its own, which it has back afterwards;
     logits are computed only at the positions that predict an answer token.
     """

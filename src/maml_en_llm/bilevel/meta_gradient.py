@@ -2,7 +2,7 @@
 
 An inner optimizer acts element by element, so the derivative of an inner step is diagonal matrices plus one Hessian.
 Going back through it costs one Hessian-vector product, whatever the optimizer, and no autograd graph ever spans an
-update (method.md section 5).  Gradients are used up as they are computed, so that apart from the parameters and the
+update (docs/bilevel.md).  Gradients are used up as they are computed, so that apart from the parameters and the
 optimizer's moments only the support gradient, one set of adapted parameters and the result are in memory.
 """
 

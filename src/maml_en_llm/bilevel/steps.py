@@ -1,4 +1,4 @@
-"""SGD and AdamW as functions of (parameter, gradient, moments), each with its adjoint (method.md section 5).
+"""SGD and AdamW as functions of (parameter, gradient, moments), each with its adjoint (docs/bilevel.md).
 
 Both act element by element, so an update and its adjoint are a handful of element-wise operations.  They work on one
 tensor at a time, so that a gradient can be used up the moment it is computed, and in blocks that fit a CPU's cache.

@@ -1,4 +1,4 @@
-"""Metrics of method.md section 7."""
+"""Metrics of the MetaICL protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The MetaICL protocol (method.md section 7): target tasks x demonstration seeds -> predictions -> results."""
+"""The MetaICL protocol (Min et al., NAACL 2022): target tasks x demonstration seeds -> predictions -> results."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """MAML-en-LLM (Sinha et al., KDD 2024): n copies adapt on support batches, and the start moves so that the adapted
-copies do well on query batches (Algorithm 1; method.md section 5).
+copies do well on query batches (Algorithm 1; docs/methods/maml-en-llm.md).
 
     for i in 1..n:  phi_0 = theta;  k times: phi <- inner_step(phi, grad L(phi; support));  q_i = L(phi; query)
     theta <- outer_step(theta, mean_i d q_i / d theta),  inner and outer steps sharing one AdamW state (section 3.3)

@@ -1,6 +1,6 @@
 """MetaICL (Min et al., NAACL 2022): gradient descent on prompts with demonstrations from the mixture of all tasks.
 
-theta <- theta - AdamW(grad L(theta; batch))                                                    (method.md section 4)
+theta <- theta - AdamW(grad L(theta; batch))
 """
 
 from __future__ import annotations

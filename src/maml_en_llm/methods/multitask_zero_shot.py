@@ -1,4 +1,4 @@
-"""Multi-task zero-shot: MetaICL's update on prompts without demonstrations (method.md section 4).
+"""Multi-task zero-shot: MetaICL's update on prompts without demonstrations.
 
 The configuration's `shown` is 0 for this method, so its prompts hold the example alone, at training as at test.
 """

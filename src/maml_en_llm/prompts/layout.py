@@ -1,4 +1,4 @@
-"""Examples to token ids: demonstrations + example, with a mask over the answer (method.md section 3).
+"""Examples to token ids: demonstrations + example, with a mask over the answer (docs/prompts.md).
 
 Every piece (one input or one output with the separator in front of it) is tokenized on its own and the ids are
 concatenated, so the ids of a piece do not depend on what stands before it.  The token ids of the layouts `metaicl`
