@@ -9,7 +9,16 @@ import torch
 
 from ..config import TrainConfig
 from ..methods import method_class
-from ..models import PromptLoss, load_model, load_tokenizer, pick_device, save_model, trainable_parameters
+from ..models import (
+    PromptLoss,
+    choose_trainable,
+    load_model,
+    load_tokenizer,
+    merge_trained,
+    pick_device,
+    save_model,
+    trainable_parameters,
+)
 from ..progress import console, stop_on_signal, track
 from ..tasks.collection import Collection, Setting, load_collection
 from .checkpoint import RunDirectory
@@ -36,6 +45,7 @@ def train(config: TrainConfig) -> Path:
     tokenizer = load_tokenizer(config.model)
     model = load_model(config.model, device)
     check_context(model, config.max_tokens, config.model)
+    model = choose_trainable(model, config.trainable, config.lora_rank, config.last_blocks)
     loss = PromptLoss(model, autocast=torch.bfloat16 if config.precision == "bfloat16" else None)
     parameters = {name: p.detach() for name, p in trainable_parameters(model).items()}
     method = method_class(config.method)(config, parameters)
@@ -72,7 +82,8 @@ def train(config: TrainConfig) -> Path:
             if stop.requested and seen < updates * group:
                 raise KeyboardInterrupt(f"stopped after {seen} batches; add --resume to the command to continue")
 
-    save_model(model, tokenizer, run.model, provenance_files(config, collection, setting))
+    trained = sum(parameter.numel() for parameter in parameters.values())
+    save_model(merge_trained(model), tokenizer, run.model, provenance_files(config, collection, setting, trained))
     run.finish()
     return run.model
 
