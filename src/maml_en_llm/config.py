@@ -108,6 +108,8 @@ class TrainConfig:
     """Batches between two checkpoints (0: none but when interrupted)."""
     resume: bool = False
     """Continue the run in --output from its newest checkpoint, or start it if there is none."""
+    plan: bool = False
+    """Have the command print what memory, time and disk the run will take, and stop."""
 
     def __post_init__(self) -> None:
         check_literals(self)

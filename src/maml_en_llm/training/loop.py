@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..config import TrainConfig
-from ..methods import method_class
+from ..methods import Method, method_class
 from ..models import (
     PromptLoss,
     choose_trainable,
@@ -20,6 +21,7 @@ from ..models import (
     trainable_parameters,
 )
 from ..progress import console, stop_on_signal, track
+from ..prompts.batches import Sampler
 from ..tasks.collection import Collection, Setting, load_collection
 from .checkpoint import RunDirectory
 from .model_card import provenance_files
@@ -49,14 +51,7 @@ def train(config: TrainConfig) -> Path:
     loss = PromptLoss(model, autocast=torch.bfloat16 if config.precision == "bfloat16" else None)
     parameters = {name: p.detach() for name, p in trainable_parameters(model).items()}
     method = method_class(config.method)(config, parameters)
-    sampler = method.sampler(
-        tasks={name: collection[name].train for name in setting.train},
-        format=config.prompt_format(),
-        tokenizer=tokenizer,
-        demonstrations=config.shown,
-        prompts_per_batch=config.batch_size,
-        seed=config.seed,
-    )
+    sampler = training_batches(config, method, collection, tokenizer)
 
     group = config.batches_per_update
     updates = config.batches // group
@@ -86,6 +81,18 @@ def train(config: TrainConfig) -> Path:
     save_model(merge_trained(model), tokenizer, run.model, provenance_files(config, collection, setting, trained))
     run.finish()
     return run.model
+
+
+def training_batches(config: TrainConfig, method: Method, collection: Collection, tokenizer: Any) -> Sampler:
+    """The batches of a run, by number."""
+    return method.sampler(
+        tasks={name: collection[name].train for name in collection.setting(config.setting).train},
+        format=config.prompt_format(),
+        tokenizer=tokenizer,
+        demonstrations=config.shown,
+        prompts_per_batch=config.batch_size,
+        seed=config.seed,
+    )
 
 
 def learning_rate_scale(config: TrainConfig, update: int, updates: int) -> float:
