@@ -165,9 +165,10 @@ def plan(config: TrainConfig) -> Plan:
     speed = calibrate(shape, config.batch_size, usual, mean, device)
     baseline = resident() if device.type == "cpu" else 0
     autocast = torch.bfloat16 if config.precision == "bfloat16" else None
+    model = new_model(shape, torch.device("meta"))
+    model = choose_trainable(model, config.trainable, config.lora_rank, config.last_blocks)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = new_model(shape, device)
-        model = choose_trainable(model, config.trainable, config.lora_rank, config.last_blocks)
+        pretend_to_be_on_(device, model)
         parameters = {name: p.detach() for name, p in trainable_parameters(model).items()}
         loss, learner, meter = PromptLoss(model, autocast), method(config, parameters), Meter()
         moments = [*learner.moments.first.values(), *(learner.moments.second or {}).values()]
@@ -280,6 +281,20 @@ def machine_speed(device: torch.device) -> Speed:
 def new_model(shape: Any, device: torch.device) -> Any:
     with device:  # tensors without memory cannot be moved
         return AutoModelForCausalLM.from_config(shape, dtype=torch.float32).eval()
+
+
+def pretend_to_be_on_(device: torch.device, model: torch.nn.Module) -> None:
+    """Replaces the model's tensors, each tied one once, by new ones on `device`; within a FakeTensorMode."""
+    made: dict[int, tuple[Tensor, Tensor]] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, old in tensors.items():
+                if old is not None and id(old) not in made:
+                    new = torch.empty(old.shape, dtype=old.dtype, device=device)
+                    is_parameter = isinstance(old, torch.nn.Parameter)
+                    made[id(old)] = old, torch.nn.Parameter(new, old.requires_grad) if is_parameter else new
+                if old is not None:
+                    tensors[name] = made[id(old)][1]
 
 
 def shaped_batch(prompts: int, tokens: int, device: torch.device) -> Batch:
