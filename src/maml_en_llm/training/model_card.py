@@ -63,7 +63,7 @@ def provenance_files(config: TrainConfig, collection: Collection, setting: Setti
         "versions": versions(),
     }
     order = f"{config.order} order, " if config.method == "maml-en-llm" else ""
-    rows = "\n".join(f"| {key} | {value} |" for key, value in plain.items() if key not in ("output", "resume"))
+    rows = "\n".join(f"| {key} | {value} |" for key, value in plain.items() if key not in ("output", "resume", "plan"))
     library = "\n".join(f"| {name} | {number} |" for name, number in versions().items())
     card = f"""---
 library_name: transformers

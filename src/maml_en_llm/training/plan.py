@@ -287,7 +287,8 @@ def pretend_to_be_on_(device: torch.device, model: torch.nn.Module) -> None:
     """Replaces the model's tensors, each tied one once, by new ones on `device`; within a FakeTensorMode."""
     made: dict[int, tuple[Tensor, Tensor]] = {}
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
+        places: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for tensors in places:
             for name, old in tensors.items():
                 if old is not None and id(old) not in made:
                     new = torch.empty(old.shape, dtype=old.dtype, device=device)
