@@ -16,6 +16,11 @@ from .progress import console
 
 def train(config: TrainConfig) -> None:
     """Meta-train a model on the training tasks of a setting."""
+    if config.plan:
+        from .training.plan import plan
+
+        print(plan(config))
+        return
     from .training.loop import train as run
 
     print(run(config))
@@ -432,11 +437,13 @@ def doctor() -> None:
 
     from .models import pick_device
     from .training.model_card import versions
+    from .training.plan import machine_speed
 
     for name, number in versions().items():
         print(f"{name:14} {number}")
     print(f"{'device':14} {pick_device()}")
     print(f"{'cpu threads':14} {torch.get_num_threads()}")
+    print(f"{'speed':14} {machine_speed(pick_device())} (timed for a second: a GPT-2 block, a stream through memory)")
     pages = {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(os.sysconf_names)
     if pages:
         print(f"{'memory':14} {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB")

@@ -20,6 +20,7 @@ from .prompts.layout import Direction, Layout, Overflow, PromptFormat
 
 MethodName = Literal["language-model", "metaicl", "multitask-zero-shot", "maml-en-llm"]
 Optimizer = Literal["adamw", "sgd"]
+Trainable = Literal["full", "lora", "bias", "last_blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,13 @@ class TrainConfig:
     """limited trains on 10 % of every task, stratified by label."""
     seed: int = 100
     """Seed of the data order and the demonstrations."""
+
+    trainable: Trainable = "full"
+    """Which parameters learn: all, LoRA on every linear layer (merged at the end), biases, or the last blocks."""
+    lora_rank: int = 8
+    """trainable=lora: rank of what is added to each linear layer."""
+    last_blocks: int = 2
+    """trainable=last_blocks: how many transformer blocks learn, with the final norm."""
 
     optimizer: Optimizer = "adamw"
     """The optimizer (MAML-en-LLM: of the outer step)."""
@@ -107,10 +115,12 @@ class TrainConfig:
     """Batches between two checkpoints (0: none but when interrupted)."""
     resume: bool = False
     """Continue the run in --output from its newest checkpoint, or start it if there is none."""
+    plan: bool = False
+    """Have the command print what memory, time and disk the run will take, and stop."""
 
     def __post_init__(self) -> None:
         check_literals(self)
-        for name in ("batches", "batch_size", "copies", "inner_steps", "log_every"):
+        for name in ("batches", "batch_size", "copies", "inner_steps", "log_every", "lora_rank", "last_blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("demonstrations", "checkpoint_every", "lr", "inner_lr", "weight_decay", "warmup"):
@@ -129,6 +139,9 @@ class TrainConfig:
             self._refuse("method", MAML_KEYS)
         if self.method == "multitask-zero-shot":
             self._refuse("method", ("demonstrations",))
+        for name, reader in (("lora_rank", "lora"), ("last_blocks", "last_blocks")):
+            if self.trainable != reader:
+                self._refuse("trainable", (name,))
         optimizers = {self.optimizer} | ({self.inner_optimizer} if self.method == "maml-en-llm" else set())
         if "sgd" not in optimizers:
             self._refuse("optimizer", ("momentum",))

@@ -18,7 +18,7 @@ from ..config import TrainConfig, read_yaml, to_yaml
 from ..models import replace_folder
 
 # Keys that may differ between a run and its continuation: they do not change what is computed.
-FREE_ON_RESUME = {"output", "resume", "checkpoint_every", "device"}
+FREE_ON_RESUME = {"output", "resume", "checkpoint_every", "device", "plan"}
 
 
 class RunDirectory:

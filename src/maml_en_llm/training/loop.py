@@ -5,13 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..config import TrainConfig
-from ..methods import method_class
-from ..models import PromptLoss, load_model, load_tokenizer, pick_device, save_model, trainable_parameters
+from ..methods import Method, method_class
+from ..models import (
+    PromptLoss,
+    choose_trainable,
+    load_model,
+    load_tokenizer,
+    merge_trained,
+    pick_device,
+    save_model,
+    trainable_parameters,
+)
 from ..progress import console, stop_on_signal, track
+from ..prompts.batches import Sampler
 from ..prompts.token_cache import TokenCache, cache_folder
 from ..tasks.collection import Collection, Example, Setting, load_collection
 from ..tasks.limited import limited
@@ -39,19 +50,11 @@ def train(config: TrainConfig) -> Path:
     tokenizer = load_tokenizer(config.model)
     model = load_model(config.model, device)
     check_context(model, config.max_tokens, config.model)
+    model = choose_trainable(model, config.trainable, config.lora_rank, config.last_blocks)
     loss = PromptLoss(model, autocast=torch.bfloat16 if config.precision == "bfloat16" else None)
     parameters = {name: p.detach() for name, p in trainable_parameters(model).items()}
     method = method_class(config.method)(config, parameters)
-    form = config.prompt_format()
-    sampler = method.sampler(
-        tasks=training_examples(config, collection, setting),
-        format=form,
-        tokenizer=tokenizer,
-        token_cache=TokenCache(tokenizer, form, cache_folder()),
-        demonstrations=config.shown,
-        prompts_per_batch=config.batch_size,
-        seed=config.seed,
-    )
+    sampler = training_batches(config, method, collection, tokenizer)
 
     group = config.batches_per_update
     updates = config.batches // group
@@ -77,9 +80,24 @@ def train(config: TrainConfig) -> Path:
             if stop.requested and seen < updates * group:
                 raise KeyboardInterrupt(f"stopped after {seen} batches; add --resume to the command to continue")
 
-    save_model(model, tokenizer, run.model, provenance_files(config, collection, setting))
+    trained = sum(parameter.numel() for parameter in parameters.values())
+    save_model(merge_trained(model), tokenizer, run.model, provenance_files(config, collection, setting, trained))
     run.finish()
     return run.model
+
+
+def training_batches(config: TrainConfig, method: Method, collection: Collection, tokenizer: Any) -> Sampler:
+    """The batches of a run, by number."""
+    form = config.prompt_format()
+    return method.sampler(
+        tasks=training_examples(config, collection, collection.setting(config.setting)),
+        format=form,
+        tokenizer=tokenizer,
+        token_cache=TokenCache(tokenizer, form, cache_folder()),
+        demonstrations=config.shown,
+        prompts_per_batch=config.batch_size,
+        seed=config.seed,
+    )
 
 
 def training_examples(config: TrainConfig, collection: Collection, setting: Setting) -> dict[str, Sequence[Example]]:

@@ -12,7 +12,7 @@ from ..config import TrainConfig
 from ..tasks.collection import Collection, Setting, read_json_object
 
 PROVENANCE = "maml_en_llm.json"
-LIBRARIES = ("maml-en-llm", "torch", "transformers", "numpy")
+LIBRARIES = ("maml-en-llm", "torch", "transformers", "peft", "numpy")
 
 
 def versions() -> dict[str, str]:
@@ -36,14 +36,26 @@ def read_provenance(model: str | Path) -> dict[str, Any]:
     return read_json_object(path) if path.is_file() else {}
 
 
-def provenance_files(config: TrainConfig, collection: Collection, setting: Setting) -> dict[str, str]:
-    """README.md (the model card) and PROVENANCE, as name -> text."""
+def trained_part(config: TrainConfig) -> str:
+    """What of the model learned, in words."""
+    return {
+        "full": "all parameters",
+        "lora": f"LoRA of rank {config.lora_rank} on every linear layer, merged into the weights",
+        "bias": "the biases",
+        "last_blocks": f"the last {config.last_blocks} blocks and the final norm",
+    }[config.trainable]
+
+
+def provenance_files(config: TrainConfig, collection: Collection, setting: Setting, trained: int) -> dict[str, str]:
+    """README.md (the model card) and PROVENANCE, as name -> text; `trained`: how many numbers learned."""
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()}
     plain["shared_moments"] = config.shares_moments
     label = method_label(config.method, config.direction, config.shown, plain)
     record = {
         "label": label,
         "config": plain,
+        "trained": trained_part(config),
+        "trained_parameters": trained,
         "updates": config.batches // config.batches_per_update,
         "training_tasks": list(setting.train),
         "training_tasks_named": setting.named["train"],
@@ -51,7 +63,7 @@ def provenance_files(config: TrainConfig, collection: Collection, setting: Setti
         "versions": versions(),
     }
     order = f"{config.order} order, " if config.method == "maml-en-llm" else ""
-    rows = "\n".join(f"| {key} | {value} |" for key, value in plain.items() if key not in ("output", "resume"))
+    rows = "\n".join(f"| {key} | {value} |" for key, value in plain.items() if key not in ("output", "resume", "plan"))
     library = "\n".join(f"| {name} | {number} |" for name, number in versions().items())
     card = f"""---
 library_name: transformers
@@ -64,6 +76,7 @@ tags: [in-context-learning, meta-learning, {config.method}]
 A causal language model trained with [MAML-en-LLM](https://doi.org/10.1145/3637528.3671905)'s toolkit to learn a new
 task from the examples in its prompt. Method: `{config.method}` ({order}{config.direction}), started from
 `{config.model}`, {config.batches} batches of {config.batch_size}, seed {config.seed}.
+Trained: {trained_part(config)} ({trained:,} numbers).
 
 ## Data
 
