@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", help="patterns of names, such as 'exact * k=2 n=1 keep full'")
     parser.add_argument("--memory-only", nargs="*", default=[], help="patterns of names whose time is not measured")
-    parser.add_argument("--torchopt", type=Path, metavar="DIR", help="virtual environment for TorchOpt; made if missing")
+    parser.add_argument("--torchopt", type=Path, metavar="DIR", help="environment for TorchOpt; made if missing")
     parser.add_argument("--repetitions", type=int, default=5)
     for name, default in (("layers", 6), ("width", 512), ("vocabulary", 50257), ("tokens", 512), ("answer", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -122,12 +122,14 @@ def main() -> None:
         python = interpreter if name.startswith("torchopt") and interpreter else sys.executable
         peak = child("memory", name, python)["peak"]
         row = rows[name] = {"memory": peak / baselines[trained]}
-        cells = ["", "", "", ""]
+        cells: list[str] = []
         if not any(fnmatch(name, pattern) for pattern in memory_only):
             timing = child("time", name, python)
-            row |= {clock: timing[clock][0] / (timing[clock][1] * CASES[name].batches / 2) for clock in ("cpu", "wall")}
-            cells = [f(c) for c in ("cpu", "wall") for f in (lambda c: f"{timing[c][0]:.2f}", lambda c: f"{row[c]:.2f}")]
-        print(f"| {name} | {' | '.join(cells)} | {peak / 1e9:.2f} | {row['memory']:.2f} |", flush=True)
+            for clock in ("cpu", "wall"):
+                seconds, baseline = timing[clock]
+                row[clock] = seconds / (baseline * CASES[name].batches / 2)
+                cells += [f"{seconds:.2f}", f"{row[clock]:.2f}"]
+        print(f"| {name} | {' | '.join(cells or [''] * 4)} | {peak / 1e9:.2f} | {row['memory']:.2f} |", flush=True)
     print_targets(rows)
 
 
