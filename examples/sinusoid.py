@@ -1,6 +1,6 @@
 """Regression on sinusoids, the first experiment of MAML (Finn et al., ICML 2017), with the bilevel engine.
 
-    python examples/sinusoid.py
+    python examples/sinusoid.py [UPDATES]
 
 Every task is a sine wave of its own amplitude and phase.  A network is meta-trained so that one gradient step on 10
 points of a new wave fits it; another is trained on all waves at once, and has learned little but their average.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -72,5 +73,6 @@ def errors(parameters: Tensors, tasks: int = 200, seed: int = 1) -> tuple[float,
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # the network is tiny
+    updates = int(sys.argv[1]) if len(sys.argv) > 1 else 1500
     for name, meta in (("meta-trained", True), ("jointly trained", False)):
-        print("{}: error {:.2f} before, {:.2f} after one gradient step".format(name, *errors(train(1500, meta))))
+        print("{}: error {:.2f} before, {:.2f} after one gradient step".format(name, *errors(train(updates, meta))))

@@ -30,8 +30,8 @@ def setup(family: str, step: SGD | AdamW, dtype: torch.dtype) -> tuple[PromptLos
     loss, parameters = PromptLoss(model), trainable_parameters(model)
     support, query = ([[random_batch(generator, prompts=2)]] for _ in range(2))
     for ((batch,),) in (support, query):
-        # Token 0 pads: Embedding leaves it out of its gradient. With tied embeddings the rest is no function's gradient,
-        # and has no symmetric Jacobian: reverse mode multiplies by the transpose of what a difference multiplies by.
+        # Token 0 pads: Embedding leaves it out of its gradient. With tied embeddings the rest is no gradient of
+        # any function, and has no symmetric Jacobian: reverse mode takes the transpose of what a difference takes.
         batch.token_ids[batch.token_ids == 0] = 1
     moments, moved = step.init(parameters), detached(parameters)
     for _ in range(5):
