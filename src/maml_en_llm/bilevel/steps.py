@@ -160,7 +160,11 @@ class AdamW:
         beta1, beta2 = self.betas
         for m, v, g in blocks(moments.first[name], moments.second[name], gradient):
             m.sub_(g, alpha=1 - beta1).div_(beta1)
-            v.addcmul_(g, g, value=beta2 - 1).div_(beta2).clamp_(min=0)
+            v.addcmul_(g, g, value=beta2 - 1).div_(beta2)
+            # What rounding leaves of a first gradient must not pass for moments: derivatives divide by them.
+            first = v <= 64 * torch.finfo(v.dtype).eps * g * g * (1 - beta2)
+            v.masked_fill_(first, 0)
+            m.masked_fill_(first, 0)
 
     def pull_back(
         self, name: str, adjoint: Tensor, gradient: Tensor, moments: Moments, earlier: Moments | None, out: Tensor
@@ -173,6 +177,8 @@ class AdamW:
             assert earlier.second is not None
             tensors += [earlier.first[name], earlier.second[name]]
         for a, g, m, v, u, *kept in blocks(*tensors):
+            if kept:  # undone moments carry rounding errors, but v holds at least the square of its last gradient
+                v = torch.maximum(v, g * g * (1 - beta2))
             root = v.sqrt()
             denominator = root + e
             both = root.mul_(denominator).clamp_(min=_TINY)  # m = 0 where v = 0, and so is what both divides
