@@ -150,11 +150,11 @@ def plan(config: TrainConfig) -> Plan:
     device = pick_device(config.device)
     tokenizer, collection = load_tokenizer(config.model), load_collection(config.collection)
     method = method_class(config.method)
-    started = time.perf_counter()
     sampler = training_batches(config, method(config, {}), collection, tokenizer)
     group = config.batches_per_update
     updates = config.batches // group
     count = min(SAMPLED_BATCHES, updates * group)
+    started = time.perf_counter()
     seen = [sampler.batch(i * updates * group // count) for i in range(count)]
     sampling = (time.perf_counter() - started) / count
     answers = [int(mask[1:].sum()) for batch in seen for mask in batch.answer_mask]
