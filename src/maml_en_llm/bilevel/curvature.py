@@ -27,6 +27,8 @@ Consume = Callable[[str, Tensor], None]
 # models by benchmarks/curvature.py, see docs/performance.md.
 RELATIVE_STEP = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 3e-4, torch.float16: 3e-4}
 
+SMALLEST_SCALE = 1e-2  # of a parameter, root mean square: biases may be all zero
+
 
 @dataclass
 class Point:
@@ -179,8 +181,8 @@ def central(loss: Loss, point: Point, direction: Tensors, consume: Consume) -> N
 def move_along_(loss: Loss, point: Point, direction: Tensors) -> float | None:
     """Turns `direction` into point.parameters + eps * direction, in place; returns eps, None when it is all zero.
 
-    eps makes the move RELATIVE_STEP of the parameters' norm. Coordinates without a gradient (embeddings of absent
-    tokens, dead ReLU units) need care: AdamW's derivative is up to 1 / eps(AdamW) there, so they neither count for the
+    eps makes the move RELATIVE_STEP of the parameters' norm (at least SMALLEST_SCALE each). Coordinates without a
+    gradient (embeddings of absent tokens, dead ReLU units) need care: AdamW's derivative is up to 1 / eps(AdamW) there, so they neither count for the
     length nor move more than others do, lest they leave no precision for the rest or wake up a dead unit.
     """
     norms, seen, total = [], 0, 0
@@ -195,7 +197,8 @@ def move_along_(loss: Loss, point: Point, direction: Tensors) -> float | None:
     if not length > 0:
         return None
     dtype = getattr(loss, "autocast", None) or next(iter(direction.values())).dtype
-    epsilon = RELATIVE_STEP[dtype] * float(global_norm(dict(point.parameters))) / length
+    size = max(float(global_norm(dict(point.parameters))), SMALLEST_SCALE * total**0.5)
+    epsilon = RELATIVE_STEP[dtype] * size / length
     limit = length / total**0.5
     for name, u in direction.items():
         for part, gradient, phi in blocks(u, point.gradient[name], point.parameters[name].detach()):
