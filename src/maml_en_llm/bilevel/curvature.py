@@ -182,8 +182,9 @@ def move_along_(loss: Loss, point: Point, direction: Tensors) -> float | None:
     """Turns `direction` into point.parameters + eps * direction, in place; returns eps, None when it is all zero.
 
     eps makes the move RELATIVE_STEP of the parameters' norm (at least SMALLEST_SCALE each). Coordinates without a
-    gradient (embeddings of absent tokens, dead ReLU units) need care: AdamW's derivative is up to 1 / eps(AdamW) there, so they neither count for the
-    length nor move more than others do, lest they leave no precision for the rest or wake up a dead unit.
+    gradient (embeddings of absent tokens, dead ReLU units) need care: AdamW's derivative is up to 1 / eps(AdamW)
+    there, so they neither count for the length nor move more than others do, lest they leave no precision for the
+    rest or wake up a dead unit.
     """
     norms, seen, total = [], 0, 0
     for name, u in direction.items():
