@@ -246,7 +246,7 @@ def test_predict_without_demonstrations_file(shell: Shell, trained: Path, tmp_pa
 
 def test_tasks_list(shell: Shell, collection_folder: Path) -> None:
     assert shell("tasks", "list", "--collection", collection_folder) == 0
-    (mood,) = [line for line in shell.err.splitlines() if "mood" in line]
+    (mood,) = [line for line in shell.out.splitlines() if "mood" in line]
     assert mood.replace("│", " ").split() == ["mood", "classification", "20", "-", "8"]
     assert "small: 4 of 4 train, 2 of 2 test, 1 of 1 unseen-domain test tasks present" in shell.out
 
@@ -262,8 +262,9 @@ def test_show_prompt_shows_what_the_model_reads(shell: Shell, collection_folder:
     words = ["tasks", "show-prompt", "--collection", collection_folder, "--task", "mood", "--model", model_folder]
     assert shell(*words, "--demonstrations", "1", "--example", "2") == 0
     example = json.loads((collection_folder / "data" / "mood" / "test.jsonl").read_text().splitlines()[2])
-    assert shell.err.endswith(f"\n\n\n{example['input']}\n{example['output']}\n")
-    assert "tokens" in shell.out
+    prompt, _, count = shell.out.rstrip("\n").rpartition("\n")
+    assert prompt.endswith(f"\n\n\n{example['input']}\n{example['output']}")
+    assert "tokens" in count
     assert shell(*words, "--example", "8") == 2
     assert "example is 8 but" in shell.err
     assert shell(*words[:5], "nothing", *words[6:]) == 2

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from .config import EvaluateConfig, TrainConfig, read_yaml
-from .progress import console
+from .progress import console, result
 
 
 def train(config: TrainConfig) -> None:
@@ -94,7 +94,7 @@ def tasks_list(collection: Path | None = None, catalogue: bool = False) -> None:
         table.add_row(name, task.kind, *(str(len(task.split(split))) if task.has(split) else "-" for split in SPLITS))
     for column in table.columns[2:]:
         column.justify = "right"
-    console.print(table)
+    result.print(table)
     for name in opened.setting_names:
         print(opened.setting(name).presence())
 
@@ -377,7 +377,7 @@ def tasks_show_prompt(
     read = len(prompt.token_ids) - answer
     text = Text(tokenizer.decode(prompt.token_ids[:read]))
     text.append(tokenizer.decode(prompt.token_ids[read:]), style="reverse")
-    console.print(text)
+    result.print(text)
     print(f"{len(prompt.token_ids)} tokens, {answer} of them the answer (shown reversed)")
 
 

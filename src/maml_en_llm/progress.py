@@ -12,7 +12,8 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True, soft_wrap=True, highlight=False)
+console = Console(stderr=True, soft_wrap=True, highlight=False)  # what a command says while it works
+result = Console(soft_wrap=True, highlight=False)  # what it was asked for
 SECONDS_BETWEEN_LINES = 15.0
 
 
