@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from .config import Trainable
+from .files import replace_folder
 from .prompts.batches import Batch
 
 disable_progress_bar()  # ours say more
@@ -111,16 +111,6 @@ def save_model(model: Any, tokenizer: Any, folder: Path, extra_files: Mapping[st
     for name, text in (extra_files or {}).items():
         (beside / name).write_text(text, encoding="utf-8")
     replace_folder(beside, folder)
-
-
-def replace_folder(beside: Path, folder: Path) -> None:
-    """Puts the finished folder `beside` in the place of `folder`; an interruption leaves one of the two whole."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(beside, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def choose_trainable(model: Any, trainable: Trainable, lora_rank: int = 8, last_blocks: int = 2) -> Any:

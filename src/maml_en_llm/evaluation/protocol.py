@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..config import EvaluateConfig
+from ..files import write_text
 from ..models import load_model, load_tokenizer, pick_device
 from ..progress import console, stop_on_signal, track
 from ..prompts.demonstrations import fixed_demonstrations
 from ..prompts.layout import EncodedTarget, PromptFormat
 from ..tasks.collection import Example, Task, load_collection
-from ..training.checkpoint import write_text
 from ..training.loop import check_context
 from ..training.model_card import method_label, read_provenance, versions
 from .metrics import metric_of, score

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..evaluation.protocol import RESULTS_FORMAT
-from ..training.checkpoint import write_text
+from ..files import write_text
 
 SETTINGS = (
     "hr_to_lr",

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import write_text
 from ..tasks.seeds import random_generator
-from ..training.checkpoint import write_text
 
 ANIMALS = (
     "cat dog horse sheep goat lion tiger wolf bear mouse rabbit fox deer eagle hawk crow duck goose frog snake".split()

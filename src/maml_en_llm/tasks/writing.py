@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import write_text
 from .collection import SPLITS, Example, read_json_object
 from .seeds import random_generator
 
@@ -74,13 +75,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
 def write_json(path: Path, record: Any) -> None:
     """Writes JSON beside `path` and renames it, so that `path` is never half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".partial")
-    try:
-        beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_manifest(collection: Path, entries: Iterable[Mapping[str, Any]], missing: Iterable[str] = ()) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ..bilevel import Moments
 from ..config import TrainConfig, read_yaml, to_yaml
-from ..models import replace_folder
+from ..files import replace_folder, write_text
 
 # Keys that may differ between a run and its continuation: they do not change what is computed.
 FREE_ON_RESUME = {"output", "resume", "checkpoint_every", "device", "plan"}
@@ -118,13 +117,6 @@ class RunDirectory:
             lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["batches"] <= batches]
             write_text(self._metrics, "".join(kept))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file beside `path` and renames it, so that `path` is never half-written."""
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
