@@ -1,140 +1,133 @@
-"""A placeholder collection: small tasks made by rules, the same files on every machine.
+"""The starter collection: small English tasks made by rule, the same files on every machine.
 
-Twelve classification tasks over words and short sentences, enough to run the real pipeline without a download.
+Written by the project, from its own words and facts (words.yaml, facts.yaml), so there is nothing to download.
+`python -m maml_en_llm.starter.tasks` prints the page that lists them, docs/starter-tasks.md.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from ..files import write_text
+from ..tasks.collection import Example
 from ..tasks.seeds import random_generator
+from ..tasks.writing import write_manifest, write_setting, write_task
+from .drawing import StarterTask
+from .pair_tasks import PAIR_TASKS
+from .question_tasks import QUESTION_TASKS
+from .sentence_tasks import SENTENCE_TASKS
+from .word_tasks import WORD_TASKS
 
-ANIMALS = (
-    "cat dog horse sheep goat lion tiger wolf bear mouse rabbit fox deer eagle hawk crow duck goose frog snake".split()
+TASKS: tuple[StarterTask, ...] = (*WORD_TASKS, *SENTENCE_TASKS, *PAIR_TASKS, *QUESTION_TASKS)
+TEST_EXAMPLES = 100
+SMALL = 120  # training examples of a task that hr_to_lr has as a target: the others have more
+
+# No training task of any setting is about these, so that every setting has targets from unseen domains.
+HELD_OUT_DOMAINS = ("animals", "food", "music")
+# Targets whose domains do occur in training.
+CLASSIFICATION_TARGETS = (
+    "clothing-dax",
+    "feelings-emotions",
+    "grammar-tense",
+    "messages-intent",
+    "patterns-aba",
+    "places-continents",
+    "sport-results",
+    "transport-land-air-sea",
 )
-FOODS = "bread rice soup cheese apple pear plum grape carrot onion bean cake honey butter salt pepper tea fish".split()
-TOOLS = "hammer saw drill wrench shovel rake knife spoon needle brush ladder rope bucket axe chisel file lamp".split()
-PLACES = (
-    "river lake forest desert island valley hill beach city village harbour bridge market school castle tower".split()
+QUESTION_TARGETS = (
+    "question-colours",
+    "question-next",
+    "question-opposites",
+    "question-stands-twice",
+    "question-who-has",
+    "question-workplaces",
 )
-GOOD = "wonderful lovely excellent delightful superb pleasant charming brilliant fine splendid".split()
-BAD = "terrible awful dreadful horrible nasty dull poor boring sad rotten".split()
-PAST = "walked jumped looked played called opened closed carried watched painted".split()
-PRESENT = "walks jumps looks plays calls opens closes carries watches paints".split()
-NAMES = "Anna Ben Clara David Eva Frank Grace Henry Ida Jack Karin Leo Maria Nils Olga Paul".split()
-
-Draw = Callable[[np.random.Generator], tuple[str, str]]
 
 
-def _category(labels: dict[str, list[str]], template: str) -> Draw:
-    def draw(generator: np.random.Generator) -> tuple[str, str]:
-        label = list(labels)[int(generator.integers(len(labels)))]
-        words = labels[label]
-        fill = {"word": words[int(generator.integers(len(words)))], "name": str(generator.choice(NAMES))}
-        fill |= {"place": str(generator.choice(PLACES)), "thing": str(generator.choice(FOODS + TOOLS))}
-        return template.format(**fill), label
+def starter_settings() -> dict[str, dict[str, list[str]]]:
+    """Training and target tasks of the seven settings of the paper (its section 4.1), and of the quick start."""
 
-    return draw
+    def setting(trains: Callable[[StarterTask], bool], tests: Callable[[StarterTask], bool]) -> dict[str, list[str]]:
+        test = [task for task in TASKS if tests(task)]
+        train = [t for t in TASKS if trains(t) and not tests(t) and t.domain not in HELD_OUT_DOMAINS]
+        seen = {task.domain for task in train}
+        return {
+            "train": [task.name for task in train],
+            "test": [task.name for task in test],
+            "unseen_domain_test": [task.name for task in test if task.domain not in seen],
+        }
+
+    def of(*kinds: str) -> Callable[[StarterTask], bool]:
+        return lambda task: task.kind in kinds
+
+    def not_of(kind: str) -> Callable[[StarterTask], bool]:
+        return lambda task: task.kind != kind
+
+    def target(kind: str, named: tuple[str, ...]) -> Callable[[StarterTask], bool]:
+        return lambda task: task.kind == kind and (task.name in named or task.domain in HELD_OUT_DOMAINS)
+
+    classification = target("classification", CLASSIFICATION_TARGETS)
+    questions = target("multiple_choice_qa", QUESTION_TARGETS)
+    return {
+        "hr_to_lr": setting(lambda task: task.train > SMALL, lambda task: task.train <= SMALL),
+        "class_to_class": setting(of("classification"), classification),
+        "non_class_to_class": setting(not_of("classification"), classification),
+        "qa_to_qa": setting(of("multiple_choice_qa"), questions),
+        "non_qa_to_qa": setting(not_of("multiple_choice_qa"), questions),
+        "non_nli_to_nli": setting(not_of("nli"), of("nli")),
+        "non_paraphrase_to_paraphrase": setting(not_of("paraphrase"), of("paraphrase")),
+        "starter": setting(lambda task: True, target("classification", ())),
+    }
 
 
-def _order(first: str, second: str) -> Draw:
-    def draw(generator: np.random.Generator) -> tuple[str, str]:
-        a, b = (int(n) for n in generator.choice(900, size=2, replace=False) + 100)
-        return f"{a} and {b}", first if a > b else second
+def starter_examples(task: StarterTask, seed: int = 0) -> dict[str, list[Example]]:
+    """Examples of train and test: labels equally often, no example twice, no input in both.
 
-    return draw
-
-
-def _rule(question: str, test: Callable[[str], bool], words: list[str]) -> Draw:
-    def draw(generator: np.random.Generator) -> tuple[str, str]:
-        chosen = [str(w) for w in generator.choice(words, size=3, replace=False)]
-        return " ".join(chosen), "yes" if test(question and chosen[0]) else "no"
-
-    return draw
-
-
-EVERYTHING = ANIMALS + FOODS + TOOLS + PLACES
-TASKS: dict[str, tuple[str, tuple[str, ...], Draw]] = {
-    "sentiment": (
-        "classification",
-        ("good", "bad"),
-        _category({"good": GOOD, "bad": BAD}, "{name} thought the {place} was {word}."),
-    ),
-    "review": (
-        "classification",
-        ("positive", "negative"),
-        _category({"positive": GOOD, "negative": BAD}, "The {thing} from {name} is {word}."),
-    ),
-    "tense": (
-        "classification",
-        ("past", "present"),
-        _category({"past": PAST, "present": PRESENT}, "{name} {word} near the {place}."),
-    ),
-    "animal-or-food": (
-        "classification",
-        ("animal", "food"),
-        _category({"animal": ANIMALS, "food": FOODS}, "{name} sees the {word}."),
-    ),
-    "tool-or-place": (
-        "classification",
-        ("tool", "place"),
-        _category({"tool": TOOLS, "place": PLACES}, "{name} draws a {word}."),
-    ),
-    "larger-first": ("classification", ("descending", "ascending"), _order("descending", "ascending")),
-    "first-word-long": ("classification", ("yes", "no"), _rule("long", lambda word: len(word) > 4, EVERYTHING)),
-    "first-word-living": (
-        "classification",
-        ("yes", "no"),
-        _rule("living", lambda word: word in ANIMALS, ANIMALS + TOOLS),
-    ),
-    "food-or-tool": (
-        "classification",
-        ("eat", "use"),
-        _category({"eat": FOODS, "use": TOOLS}, "{name} bought a {word}."),
-    ),
-    "place-or-animal": (
-        "classification",
-        ("where", "who"),
-        _category({"where": PLACES, "who": ANIMALS}, "Think of a {word}, {name}."),
-    ),
-    "animal-foo": (
-        "classification",
-        ("foo", "bar"),
-        _category({"foo": ANIMALS, "bar": PLACES}, "{name} likes this {word}."),
-    ),
-    "opinion-foo": (
-        "classification",
-        ("foo", "bar"),
-        _category({"foo": GOOD, "bar": BAD}, "What a {word} {place}, said {name}."),
-    ),
-}
-TARGETS = ("food-or-tool", "place-or-animal", "animal-foo", "opinion-foo")
-UNSEEN = ("food-or-tool", "place-or-animal")
+    Two examples count as one when they have the same words in any order, the same options and the same answer.
+    A multiple-choice question may come again in its split with other options.
+    """
+    generator = random_generator("starter", task.name, seed)
+    fixed = task.kind not in ("multiple_choice_qa", "free_form")  # the same options for all examples
+    seen: set[object] = set()
+    used: dict[str, str] = {}  # the split of each input
+    splits: dict[str, list[Example]] = {"train": [], "test": []}
+    for split, count in (("test", TEST_EXAMPLES), ("train", task.train)):
+        labels: Counter[str] = Counter()
+        for _ in range(50 * count):
+            example = task.draw(generator)
+            key = (tuple(sorted(example.input.split())), frozenset(example.options), example.output)
+            most = -(-count // len(example.options)) if fixed else count
+            asked = used.get(example.input)
+            again = asked == split and task.kind == "multiple_choice_qa"
+            if key in seen or labels[example.output] == most or not (asked is None or again):
+                continue
+            seen.add(key)
+            used[example.input] = split
+            labels[example.output] += 1
+            splits[split].append(example)
+            if len(splits[split]) == count:
+                break
+        else:
+            raise ValueError(f"the starter task {task.name} has too few different examples for {count} in {split}")
+    return splits
 
 
 def write_starter_collection(folder: Path, seed: int = 0) -> None:
-    """Writes the collection to `folder`: 160 train and 80 test examples a task, all distinct."""
-    for name, (_, options, draw) in TASKS.items():
-        generator = random_generator("starter", name, seed)
-        found: dict[str, str] = {}
-        while len(found) < 240:
-            text, label = draw(generator)
-            found.setdefault(text, label)
-        lines = [
-            json.dumps({"task": name, "input": text, "output": label, "options": list(options)})
-            for text, label in found.items()
-        ]
-        target = folder / "data" / name
-        target.mkdir(parents=True, exist_ok=True)
-        write_text(target / "train.jsonl", "\n".join(lines[:160]) + "\n")
-        write_text(target / "test.jsonl", "\n".join(lines[160:]) + "\n")
-    (folder / "settings").mkdir(exist_ok=True)
-    setting = {"train": [t for t in TASKS if t not in TARGETS], "test": TARGETS, "unseen_domain_test": UNSEEN}
-    write_text(folder / "settings" / "starter.json", json.dumps(setting, indent=1) + "\n")
-    manifest = {"tasks": [{"name": name, "kind": kind} for name, (kind, _, _) in TASKS.items()], "missing": []}
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    """Writes the starter tasks and their settings to `folder` as a collection (docs/collection-format.md)."""
+    for task in TASKS:
+        write_task(folder, task.name, starter_examples(task, seed))
+    for name, lists in starter_settings().items():
+        write_setting(folder, name, lists)
+    write_manifest(folder, map(_entry, TASKS))
+
+
+def _entry(task: StarterTask) -> Mapping[str, str]:
+    return {
+        "name": task.name,
+        "kind": task.kind,
+        "domain": task.domain,
+        "instruction": task.instruction,
+        "licence": "Apache-2.0",
+    }
