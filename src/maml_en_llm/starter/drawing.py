@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
@@ -33,19 +33,20 @@ class StarterTask:
 @cache
 def domains() -> dict[str, dict[str, list[str]]]:
     """Words by domain and category."""
-    found: dict[str, dict[str, list[str]]] = yaml.safe_load(_text("words.yaml"))["domains"]
+    found: dict[str, dict[str, list[str]]] = read("words.yaml")["domains"]
     return found
 
 
 @cache
 def facts() -> dict[str, dict[str, str]]:
     """Pairs of words by relation, such as "country to capital"."""
-    found: dict[str, dict[str, str]] = yaml.safe_load(_text("facts.yaml"))
+    found: dict[str, dict[str, str]] = read("facts.yaml")
     return found
 
 
-def _text(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+def read(name: str) -> Any:
+    """A YAML file of this package."""
+    return yaml.safe_load((Path(__file__).parent / name).read_text(encoding="utf-8"))
 
 
 @cache
@@ -79,6 +80,8 @@ NAMES = tuple(
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 NUMBERS = words("numbers")[:20]  # one to twenty
 THINGS = words("kitchenware", "hand tools", "containers", "school things")
+# Verbs that go with a person as their object.
+VERBS = tuple("see find know tell teach catch meet lose hear help call ask love visit follow thank watch push".split())
 
 # What a slot of a template may hold. {name2} is a slot as {name}, with a different filling.
 SLOTS: dict[str, Sequence[str]] = {
@@ -108,6 +111,12 @@ SLOTS: dict[str, Sequence[str]] = {
     "event": words("holidays and events"),
     "reading": words("things to read"),
     "money": words("money words"),
+    "period": ("day", "week", "month"),
+    "person": words("family", "artists", "health workers", "shop and food workers"),
+    "verb": VERBS,
+    "past": tuple(facts()["present to past"][verb] for verb in VERBS),
+    "one": tuple(facts()["singular to plural"]),
+    "many": tuple(facts()["singular to plural"].values()),
 }
 _SLOT = re.compile(r"\{([a-z]+)\d?\}")
 
@@ -125,25 +134,28 @@ def fill(generator: np.random.Generator, template: str, more: Mapping[str, Seque
 
 def with_articles(text: str) -> str:
     """The text with "an" for "a" before a vowel that is spoken."""
-    return re.sub(r"\ba (?=[aeio]|u(?!k|ni[cfv]))", "an ", text)
-
-
-# Ways of mentioning a thing, for tasks about the thing alone.
-FRAMES = (
-    "look at the {word}",
-    "{name} likes the {word}",
-    "where is the {word} ?",
-    "this is a {word}",
-    "{name} asked about the {word}",
-    "here comes the {word}",
-    "think of a {word}",
-    "{name} saw the {word} today",
-    "the {word} is over there",
-    "tell me about the {word}",
-)
+    return re.sub(r"\ba (?=[aeio]|u(?!k|ni[cftv]))", "an ", text)
 
 
 def labelled(
+    name: str,
+    kind: str,
+    domain: str,
+    instruction: str,
+    labels: tuple[str, ...],
+    text: Callable[[np.random.Generator, int], str],
+    train: int = 300,
+) -> StarterTask:
+    """A task with fixed labels: one is drawn, then `text` makes an input for its position in `labels`."""
+
+    def draw(generator: np.random.Generator) -> Example:
+        position = int(generator.integers(len(labels)))
+        return Example(text(generator, position), labels[position], labels)
+
+    return StarterTask(name, kind, domain, instruction, draw, train)
+
+
+def of_pools(
     name: str,
     domain: str,
     instruction: str,
@@ -151,36 +163,30 @@ def labelled(
     count: int = 1,
     frames: Sequence[str] = (),
     train: int = 300,
-    kind: str = "classification",
 ) -> StarterTask:
-    """A task whose label says which pool the input is from: `count` words of it, or one in a frame's slot {word}."""
-    labels = tuple(pools)
+    """Classification by the pool that the input is from: `count` words of it, or one in a frame's slot {word}."""
+    choices = tuple(pools.values())
 
-    def draw(generator: np.random.Generator) -> Example:
-        label = pick(generator, labels)
+    def text(generator: np.random.Generator, position: int) -> str:
         if frames:
-            text = fill(generator, pick(generator, frames), {"word": pools[label]})
-        else:
-            text = " ".join(sample(generator, pools[label], count))
-        return Example(text, label, labels)
+            return fill(generator, pick(generator, frames), {"word": choices[position]})
+        return " ".join(sample(generator, choices[position], count))
 
-    return StarterTask(name, kind, domain, instruction, draw, train)
+    return labelled(name, "classification", domain, instruction, tuple(pools), text, train)
 
 
-def templated(
+def of_templates(
     name: str,
     domain: str,
     instruction: str,
     templates: Mapping[str, Sequence[str]],
-    slots: Mapping[str, Sequence[str]] | None = None,
     train: int = 300,
     kind: str = "classification",
 ) -> StarterTask:
     """A task whose label says which list the template of the input is from."""
-    labels = tuple(templates)
+    choices = tuple(templates.values())
 
-    def draw(generator: np.random.Generator) -> Example:
-        label = pick(generator, labels)
-        return Example(fill(generator, pick(generator, templates[label]), slots), label, labels)
+    def text(generator: np.random.Generator, position: int) -> str:
+        return fill(generator, pick(generator, choices[position]))
 
-    return StarterTask(name, kind, domain, instruction, draw, train)
+    return labelled(name, kind, domain, instruction, tuple(templates), text, train)

@@ -13,13 +13,14 @@ from pathlib import Path
 from ..tasks.collection import Example
 from ..tasks.seeds import random_generator
 from ..tasks.writing import write_manifest, write_setting, write_task
+from .classification_tasks import CLASSIFICATION
 from .drawing import StarterTask
-from .pair_tasks import PAIR_TASKS
-from .question_tasks import QUESTION_TASKS
-from .sentence_tasks import SENTENCE_TASKS
-from .word_tasks import WORD_TASKS
+from .free_form_tasks import FREE_FORM
+from .nli_tasks import NLI
+from .paraphrase_tasks import PARAPHRASE
+from .question_tasks import QUESTIONS
 
-TASKS: tuple[StarterTask, ...] = (*WORD_TASKS, *SENTENCE_TASKS, *PAIR_TASKS, *QUESTION_TASKS)
+TASKS: tuple[StarterTask, ...] = (*CLASSIFICATION, *NLI, *PARAPHRASE, *QUESTIONS, *FREE_FORM)
 TEST_EXAMPLES = 100
 SMALL = 120  # training examples of a task that hr_to_lr has as a target: the others have more
 
