@@ -14,6 +14,7 @@ from hypothesis import settings
 import maml_en_llm
 from builders import WORDS, make_collection
 from maml_en_llm.models import new_gpt2, save_model, train_tokenizer
+from maml_en_llm.starter.tasks import write_starter_collection
 
 torch.set_num_threads(1)  # the models are tiny
 settings.register_profile("suite", deadline=None, max_examples=50)
@@ -57,6 +58,14 @@ def model_folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def collection_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_collection(tmp_path_factory.mktemp("collections") / "small")
+
+
+@pytest.fixture(scope="session")
+def starter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in tasks, to be read only."""
+    folder = tmp_path_factory.mktemp("collections") / "starter"
+    write_starter_collection(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -6,22 +6,6 @@ from pathlib import Path
 import pytest
 
 from maml_en_llm.starter.quickstart import quickstart
-from maml_en_llm.starter.tasks import write_starter_collection
-from maml_en_llm.tasks.check import check_collection
-from maml_en_llm.tasks.collection import load_collection
-
-
-def test_the_built_in_tasks_are_good_and_always_the_same(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_starter_collection(tmp_path / name)
-    collection = load_collection(tmp_path / "a")
-    assert check_collection(collection) == []
-    files = [path.relative_to(tmp_path / "a") for path in sorted((tmp_path / "a").rglob("*")) if path.is_file()]
-    assert files
-    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
-    for name in collection:
-        inputs = [e.input for e in collection[name].train] + [e.input for e in collection[name].test]
-        assert len(set(inputs)) == len(inputs)
 
 
 def test_the_whole_job_from_nothing_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from maml_en_llm.cli import main
 from maml_en_llm.config import TrainConfig
-from maml_en_llm.starter.tasks import write_starter_collection
 from maml_en_llm.tasks.collection import Example, load_collection
 from maml_en_llm.tasks.limited import Limited, limited, stratified_indices
 from maml_en_llm.training.loop import training_examples
@@ -59,10 +58,11 @@ def test_tasks_without_fixed_labels_are_drawn_plainly() -> None:
     assert len(limited(free, "task")) == len(limited(choices, "task")) == 5
 
 
-def test_the_written_copy_equals_the_view(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_starter_collection(tmp_path / "whole")
-    whole = load_collection(tmp_path / "whole")
-    flags = ["--collection", str(tmp_path / "whole"), "--output", str(tmp_path / "small")]
+def test_the_written_copy_equals_the_view(
+    tmp_path: Path, collection_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = load_collection(collection_folder)
+    flags = ["--collection", str(collection_folder), "--output", str(tmp_path / "small")]
     assert main(["tasks", "limit", *flags]) == 0
     small = load_collection(tmp_path / "small")
     assert list(small) == list(whole)
@@ -70,20 +70,24 @@ def test_the_written_copy_equals_the_view(tmp_path: Path, capsys: pytest.Capture
         assert list(small[name].train) == list(limited(whole[name].train, name))
         assert list(small[name].test) == list(whole[name].test)
         assert small[name].kind == whole[name].kind
-    assert small.setting("starter") == whole.setting("starter")
+    assert small.setting("small") == whole.setting("small")
     manifest = json.loads((tmp_path / "small" / "manifest.json").read_text())
     assert manifest["tasks"][0]["limited"] == {"share": 0.1, "seed": 100}
     assert main(["tasks", "limit", *flags]) == 2
     assert "exists already" in capsys.readouterr().err
 
 
-def test_training_takes_limited_data(tmp_path: Path) -> None:
-    write_starter_collection(tmp_path)
-    collection = load_collection(tmp_path)
+def test_training_takes_limited_data(tmp_path: Path, starter_folder: Path) -> None:
+    collection = load_collection(starter_folder)
     setting = collection.setting("starter")
-    config: dict[str, Any] = {"collection": tmp_path, "setting": "starter", "model": "m", "output": tmp_path / "run"}
+    config: dict[str, Any] = {
+        "collection": starter_folder,
+        "setting": "starter",
+        "model": "m",
+        "output": tmp_path / "run",
+    }
     complete = training_examples(TrainConfig(**config), collection, setting)
     some = training_examples(TrainConfig(**config, data_amount="limited"), collection, setting)
-    assert {len(examples) for examples in complete.values()} == {160}
-    assert {len(examples) for examples in some.values()} == {16}
+    assert {len(examples) for examples in complete.values()} == {300, 120}
+    assert {len(examples) for examples in some.values()} == {30, 12}
     assert list(some) == list(setting.train)

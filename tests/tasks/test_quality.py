@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from maml_en_llm.cli import main
 from maml_en_llm.models import train_tokenizer
-from maml_en_llm.starter.tasks import write_starter_collection
 from maml_en_llm.tasks.collection import Collection, Example, load_collection
 from maml_en_llm.tasks.quality import HASHES, NEAR, Finding, TokenCounter, examine, min_hashes, statistics_of
 from maml_en_llm.tasks.writing import write_setting, write_task
@@ -230,13 +229,12 @@ def test_a_broken_rule_still_decides_the_exit_code(tmp_path: Path, capsys: pytes
     assert json.loads((tmp_path / "r.json").read_text())["violations"][0]["line"] == 3
 
 
-def test_show_and_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_starter_collection(tmp_path)
-    assert main(["tasks", "show", "sentiment", "--collection", str(tmp_path)]) == 0
+def test_show_and_list(tmp_path: Path, starter_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tasks", "show", "messages-spam", "--collection", str(starter_folder)]) == 0
     said = capsys.readouterr().out
-    assert "sentiment: classification" in said
-    assert "160 train, 80 test" in said
-    assert "%  good" in said
+    assert "messages-spam: classification" in said
+    assert "300 train, 100 test" in said
+    assert "%  spam" in said
     assert main(["tasks", "show", "nothing", "--collection", str(tmp_path)]) == 2
     assert main(["tasks", "list", "--catalogue"]) == 0
     said = capsys.readouterr()

@@ -79,7 +79,11 @@ NAMES = tuple(
 )
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 NUMBERS = words("numbers")[:20]  # one to twenty
-THINGS = words("kitchenware", "hand tools", "containers", "school things")
+PLURAL_ONLY = ("pliers", "scissors")
+THINGS = tuple(w for w in words("kitchenware", "hand tools", "containers", "school things") if w not in PLURAL_ONLY)
+EVENTS = tuple("wedding party meeting exam concert match funeral festival lesson trip race parade picnic feast".split())
+SAME_PLACES = ("store", "mall", "grocery", "butchery", "cathedral")  # other words for places that are there
+PLACES = tuple(place for place in words("city buildings", "shops") if place not in SAME_PLACES)
 # Verbs that go with a person as their object.
 VERBS = tuple("see find know tell teach catch meet lose hear help call ask love visit follow thank watch push".split())
 
@@ -89,9 +93,9 @@ SLOTS: dict[str, Sequence[str]] = {
     "day": WEEKDAYS,
     "number": NUMBERS[1:],
     "thing": THINGS,
-    "garment": words("tops", "bottoms", "footwear"),
+    "garment": words("tops", "footwear"),
     "room": words("rooms"),
-    "place": words("city buildings", "shops"),
+    "place": PLACES,
     "building": words("city buildings"),
     "city": words("cities"),
     "country": words("countries"),
@@ -108,9 +112,7 @@ SLOTS: dict[str, Sequence[str]] = {
     "drink": words("drinks"),
     "instrument": words("string instruments", "wind instruments", "percussion instruments"),
     "style": words("music styles"),
-    "event": words("holidays and events"),
-    "reading": words("things to read"),
-    "money": words("money words"),
+    "event": EVENTS,
     "period": ("day", "week", "month"),
     "person": words("family", "artists", "health workers", "shop and food workers"),
     "verb": VERBS,

@@ -35,7 +35,7 @@ FOOD_QUALITIES = (
     ("enormous", "large", "small", "sour"),
     ("soaked", "wet", "dry", "yellow"),
     ("sugary", "sweet", "bitter", "warm"),
-    ("free", "cheap", "expensive", "hot"),
+    ("icy", "cold", "warm", "brown"),
 )
 
 
@@ -103,9 +103,9 @@ def _comparison(generator: np.random.Generator, position: int) -> str:
 def _location(generator: np.random.Generator, position: int) -> str:
     thing, other = sample(generator, THINGS, 2)
     room, elsewhere = sample(generator, words("rooms"), 2)
-    place = pick(generator, ("is in", "stands in", "lies in", "stays in", "belongs in", "was left in"))
+    place = pick(generator, ("stands in", "lies in", "stays in", "can be found in", "is still in", "is now in"))
     said = ((thing, room), (thing, elsewhere), (other, room))[position]
-    return f"the {thing} {place} the {room} . the {said[0]} {place} the {said[1]}"
+    return f"the {thing} {place} the {room} . the {said[0]} is in the {said[1]}"
 
 
 def _calendar(generator: np.random.Generator, position: int) -> str:

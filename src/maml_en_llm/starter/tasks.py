@@ -1,7 +1,7 @@
 """The starter collection: small English tasks made by rule, the same files on every machine.
 
 Written by the project, from its own words and facts (words.yaml, facts.yaml), so there is nothing to download.
-`python -m maml_en_llm.starter.tasks` prints the page that lists them, docs/starter-tasks.md.
+docs/starter-tasks.md lists them.
 """
 
 from __future__ import annotations
