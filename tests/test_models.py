@@ -18,6 +18,7 @@ from maml_en_llm.models import (
     save_model,
     train_tokenizer,
     trainable_parameters,
+    word_tokenizer,
 )
 from maml_en_llm.prompts.batches import Batch
 from maml_en_llm.prompts.layout import EncodedPrompt
@@ -141,6 +142,18 @@ def test_a_learned_tokenizer_loses_nothing() -> None:
     assert len(tokenizer) <= 270
     for text in ("the cat sat", " \n\n\n\tÀ 東 🙂", ""):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_a_word_tokenizer_has_one_token_for_a_word_wherever_it_stands(tmp_path: Path) -> None:
+    tokenizer = word_tokenizer(["cat", "Sat", "hammer"], pieces=120)
+    ids = tokenizer("Cat sat,\nCAT\n\n\ncat 42 é zebra", add_special_tokens=False)["input_ids"]
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    assert tokens[:9] == ["cat", "sat", ",", "\n", "cat", "\n\n\n", "cat", "4", "2"]
+    assert tokens[9] == "e"
+    assert "".join(token.removeprefix("##") for token in tokens[10:]) == "zebra"
+    assert tokenizer("東", add_special_tokens=False)["input_ids"] == [tokenizer.unk_token_id]
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path)("the cat\nsat")["input_ids"] == tokenizer("the cat\nsat")["input_ids"]
 
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])

@@ -83,6 +83,9 @@ class TrainConfig:
     warmup: float = 0.0
     """Share of the run over which lr rises from 0."""
 
+    predicted: Literal["text", "answers"] = "text"
+    """language-model: what counts in the loss, every token or the answers of all examples in the prompt."""
+
     copies: int = 1
     """MAML-en-LLM: n, adapted copies that a meta-update explores."""
     inner_steps: int = 1
@@ -137,6 +140,8 @@ class TrainConfig:
             raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
         if self.method != "maml-en-llm":
             self._refuse("method", MAML_KEYS)
+        if self.method != "language-model":
+            self._refuse("method", ("predicted",))
         if self.method == "multitask-zero-shot":
             self._refuse("method", ("demonstrations",))
         for name, reader in (("lora_rank", "lora"), ("last_blocks", "last_blocks")):

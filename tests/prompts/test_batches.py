@@ -126,12 +126,23 @@ def test_a_copy_of_same_task_stays_in_one_task_and_keeps_support_and_query_apart
 
 
 def test_whole_text_predicts_every_token(tokenizer: Any) -> None:
-    sampler = MixtureSampler(make_tasks([9]), FORM, tokenizer, 2, whole_text=True)
+    sampler = MixtureSampler(make_tasks([9]), FORM, tokenizer, 2, predicted="text")
     batch = sampler.batch(0)
     assert bool(batch.answer_mask.all())
     answers_only = MixtureSampler(make_tasks([9]), FORM, tokenizer, 2).batch(0)
     assert torch.equal(batch.token_ids, answers_only.token_ids)
     assert 0 < int(answers_only.answer_mask.sum()) < answers_only.token_ids.numel()
+
+
+def test_predicting_answers_marks_those_of_demonstrations_too(tokenizer: Any) -> None:
+    tasks = make_tasks([9])
+    batch = MixtureSampler(tasks, FORM, tokenizer, 3, predicted="answers").batch(0)
+    marked = tokenizer.decode(batch.token_ids[0][batch.answer_mask[0]]).split("\n")
+    last = MixtureSampler(tasks, FORM, tokenizer, 3).batch(0)
+    assert len([text for text in marked if text]) == 4
+    assert int(batch.answer_mask.sum()) > int(last.answer_mask.sum())
+    assert bool((batch.answer_mask | ~last.answer_mask).all())
+    assert not batch.answer_mask[0, 0]
 
 
 def test_a_batch_is_padded_on_the_right_and_predicts_nothing_there() -> None:

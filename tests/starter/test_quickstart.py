@@ -5,23 +5,48 @@ from pathlib import Path
 
 import pytest
 
+from maml_en_llm.models import load_tokenizer, new_gpt2, save_model, word_tokenizer
+from maml_en_llm.starter import text
 from maml_en_llm.starter.quickstart import quickstart
 
 
-def test_the_whole_job_from_nothing_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_model(tmp_path: Path) -> Path:
+    """An untrained model that reads the starter tasks, in place of the built-in one."""
+    tokenizer = word_tokenizer(text.every_word(), context=1024)
+    save_model(new_gpt2(tokenizer, layers=4, width=16, heads=2), tokenizer, tmp_path / "small")
+    return tmp_path / "small"
+
+
+def test_the_whole_job_from_nothing_to_a_report_and_a_prediction(
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("maml_en_llm.starter.quickstart.SEEDS", (100, 13))
-    report = quickstart(tmp_path / "quick", batches=16, base_batches=4)
-    assert report == tmp_path / "quick" / "report" / "report.md"
-    text = report.read_text()
+    monkeypatch.setattr("maml_en_llm.starter.quickstart.MAX_EXAMPLES", 8)
+    report = quickstart(tmp_path / "quick", small_model, batches=16)
+    table = (report.parent / "report.md").read_text()
     for method in ("No ICL", "Raw LM", "MetaICL", "MAML-2-1", "MAML-2-4"):
-        assert f"| {method} |" in text
-    assert "MAML-en-LLM wins" in text
+        assert f"| {method} |" in table
+    said = capsys.readouterr().err
+    assert "left in all" in said
+    assert "maml-en-llm predict --model" in said
     updates = {
         name: json.loads((tmp_path / "quick" / name / "model" / "maml_en_llm.json").read_text())["updates"]
-        for name in ("base", "metaicl", "maml-2-1", "maml-2-4")
+        for name in ("metaicl", "maml-2-1", "maml-2-4")
     }
-    assert updates == {"base": 4, "metaicl": 16, "maml-2-1": 8, "maml-2-4": 2}
+    assert updates == {"metaicl": 16, "maml-2-1": 8, "maml-2-4": 2}
 
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "quick").rglob("*.safetensors")}
-    assert quickstart(tmp_path / "quick", batches=16, base_batches=4).read_text() == text
+    edited = tmp_path / "quick" / "examples.jsonl"
+    edited.write_text(edited.read_text().replace("blick", "zug"))
+    quickstart(tmp_path / "quick", small_model, batches=16)
     assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert "blick" not in edited.read_text()
+
+
+def test_the_tokenizer_knows_every_word_of_the_starter_tasks(small_model: Path, starter_folder: Path) -> None:
+    tokenizer = load_tokenizer(small_model)
+    read = "".join(path.read_text() for path in sorted(starter_folder.glob("data/*/test.jsonl"))[::7])
+    inputs = [json.loads(line)["input"] for line in read.splitlines() if line.strip()]
+    pieces = [token for ids in tokenizer(inputs)["input_ids"] for token in tokenizer.convert_ids_to_tokens(ids)]
+    assert sum(token.startswith("##") for token in pieces) < len(pieces) / 200

@@ -1,4 +1,5 @@
-"""Language modelling: the next-token loss on the whole text of training prompts, to make a base model."""
+"""Language modelling on training prompts, to make a base model: the next-token loss of every token, or of the answers
+of all examples in a prompt, demonstrations included."""
 
 from __future__ import annotations
 
@@ -10,4 +11,4 @@ from .metaicl import MetaICL
 
 class LanguageModel(MetaICL):
     def sampler(self, **data: Any) -> Sampler:
-        return MixtureSampler(**data, whole_text=True)
+        return MixtureSampler(**data, predicted=self.config.predicted)

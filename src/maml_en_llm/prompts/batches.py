@@ -18,7 +18,7 @@ from torch import Tensor
 from ..tasks.collection import Example, Examples
 from ..tasks.seeds import random_generator
 from .demonstrations import draw_indices
-from .layout import EncodedPrompt, PromptFormat
+from .layout import EncodedPrompt, Predicted, PromptFormat
 from .token_cache import TokenCache, TokenizedExamples
 
 
@@ -62,7 +62,7 @@ class MixtureSampler:
     example is a target once and batches are disjoint; demonstrations are drawn anew for every prompt.
 
     tasks: train examples by task name. demonstrations: how many in front of each target (all others of a task when it
-    has fewer). whole_text: mark every token as predicted instead of the answer alone.
+    has fewer). predicted: what counts in the loss (PromptFormat.join_training).
     """
 
     tasks: Mapping[str, Sequence[Example]]
@@ -71,7 +71,7 @@ class MixtureSampler:
     demonstrations: int = 16
     prompts_per_batch: int = 1
     seed: int = 100
-    whole_text: bool = False
+    predicted: Predicted = "last_answer"
     token_cache: TokenCache | None = None
     _sizes: np.ndarray = field(init=False, repr=False)
 
@@ -123,13 +123,11 @@ class MixtureSampler:
         """The prompt of example `target` of task `name` behind the demonstrations `shown`, all given as indices."""
         if (tokenized := self._tokenized(name)) is not None:
             places = enumerate([*shown, target])
-            prompt = self.format.join_training([tokenized.encoded(i, first=place == 0) for place, i in places])
+            encoded = [tokenized.encoded(i, first=place == 0) for place, i in places]
         else:
             examples = self.tasks[name]
-            prompt = self.format.encode_training(self.tokenizer, [examples[i] for i in shown], examples[target])
-        if self.whole_text:
-            return EncodedPrompt(prompt.token_ids, [True] * len(prompt.token_ids))
-        return prompt
+            encoded = self.format.encode_prompt(self.tokenizer, [examples[i] for i in [*shown, target]])
+        return self.format.join_training(encoded, self.predicted)
 
 
 @dataclass

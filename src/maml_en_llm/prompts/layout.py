@@ -17,6 +17,7 @@ from ..tasks.collection import Example
 Direction = Literal["direct", "channel"]
 Layout = Literal["newlines", "metaicl", "spaces"]
 Overflow = Literal["fit", "left"]
+Predicted = Literal["last_answer", "answers", "text"]
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,27 @@ class PromptFormat:
 
     def encode_training(self, tokenizer: Any, demonstrations: Sequence[Example], example: Example) -> EncodedPrompt:
         """The prompt whose answer is the example's own output (channel: its input), cut from the left if too long."""
-        pieces = [(shown.input, shown.output, shown, i == 0) for i, shown in enumerate([*demonstrations, example])]
-        return self.join_training(self._encode(tokenizer, pieces))
+        return self.join_training(self.encode_prompt(tokenizer, [*demonstrations, example]))
+
+    def encode_prompt(self, tokenizer: Any, examples: Sequence[Example]) -> list[EncodedTarget]:
+        """Each example with its own output, as they stand one behind the other in a prompt."""
+        return self._encode(tokenizer, [(e.input, e.output, e, place == 0) for place, e in enumerate(examples)])
 
     def encode_examples(self, tokenizer: Any, examples: Sequence[Example], first: bool) -> list[EncodedTarget]:
         """Each example with its own output, as it stands first in a prompt or behind others."""
         return self._encode(tokenizer, [(example.input, example.output, example, first) for example in examples])
 
-    def join_training(self, encoded: Sequence[EncodedTarget]) -> EncodedPrompt:
-        """The prompt of encoded demonstrations and, last, the example, cut from the left if too long."""
-        prefix = [token for shown in encoded[:-1] for token in (*shown.context, *shown.answer)]
-        return self.join(prefix, encoded[-1])
+    def join_training(self, encoded: Sequence[EncodedTarget], predicted: Predicted = "last_answer") -> EncodedPrompt:
+        """The prompt of encoded demonstrations and, last, the example, cut from the left if too long.
+
+        predicted: what the mask marks: the example's answer, those of the demonstrations too, or every token.
+        """
+        token_ids, mask = [], []
+        for place, target in enumerate(encoded):
+            answers = predicted != "last_answer" or place == len(encoded) - 1
+            token_ids += [*target.context, *target.answer]
+            mask += [predicted == "text"] * len(target.context) + [answers] * len(target.answer)
+        return EncodedPrompt(token_ids[-self.max_tokens :], mask[-self.max_tokens :])
 
     def encode_options(
         self, tokenizer: Any, demonstrations: Sequence[Example], example: Example, longest: int | None = None
@@ -96,8 +107,8 @@ class PromptFormat:
 
     def encode_demonstrations(self, tokenizer: Any, demonstrations: Sequence[Example]) -> list[int]:
         """Token ids of the demonstrations alone, uncut."""
-        pieces = [(shown.input, shown.output, shown, i == 0) for i, shown in enumerate(demonstrations)]
-        return [t for target in self._encode(tokenizer, pieces) for t in (*target.context, *target.answer)]
+        shown = self.encode_prompt(tokenizer, demonstrations)
+        return [token for target in shown for token in (*target.context, *target.answer)]
 
     def encode_targets(self, tokenizer: Any, example: Example, first: bool) -> list[EncodedTarget]:
         """The example alone, once per option; `first` when no demonstration stands before it."""
