@@ -135,22 +135,10 @@ class TrainConfig:
             raise ValueError(f"adam_betas is {self.adam_betas}; each must be at least 0 and below 1")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
-        if self.method != "maml-en-llm":
-            self._refuse("method", MAML_KEYS)
-        if self.method == "multitask-zero-shot":
-            self._refuse("method", ("demonstrations",))
-        for name, reader in (("lora_rank", "lora"), ("last_blocks", "last_blocks")):
-            if self.trainable != reader:
-                self._refuse("trainable", (name,))
-        optimizers = {self.optimizer} | ({self.inner_optimizer} if self.method == "maml-en-llm" else set())
-        if "sgd" not in optimizers:
-            self._refuse("optimizer", ("momentum",))
-        if "adamw" not in optimizers:
-            self._refuse("optimizer", ("adam_betas", "adam_eps"))
-        if self.order == "first":
-            self._refuse("order", ("curvature", "trajectory", "verify_curvature"))
-        if self.inner_steps == 1:
-            self._refuse("inner_steps", ("trajectory",))
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, why in unread_keys(self).items():
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name} is set but {why} does not read it; leave it out")
         if self.shared_moments and self.optimizer != self.inner_optimizer:
             raise ValueError(
                 f"shared_moments needs one optimizer for both steps, but inner_optimizer is {self.inner_optimizer} and "
@@ -162,13 +150,6 @@ class TrainConfig:
                 f"batches is {self.batches}, less than the {group} of one update (2 * inner_steps * copies)"
             )
         self.prompt_format()
-
-    def _refuse(self, key: str, names: tuple[str, ...]) -> None:
-        """An error when one of `names`, which the value of `key` leaves unread, was set."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for name in names:
-            if getattr(self, name) != defaults[name]:
-                raise ValueError(f"{name} is set but {key}={getattr(self, key)} does not read it; leave it out")
 
     @property
     def batches_per_update(self) -> int:
@@ -205,6 +186,27 @@ MAML_KEYS = (
     "shared_moments",
     "sampling",
 )
+
+
+def unread_keys(config: Any) -> dict[str, str]:
+    """Keys that a TrainConfig (or what has its fields) leaves unread, each with the choice that does not read it."""
+    optimizers = {config.optimizer} | ({config.inner_optimizer} if config.method == "maml-en-llm" else set())
+    optimizer = f"optimizer={config.optimizer}"
+    groups = (
+        (config.method != "maml-en-llm", f"method={config.method}", MAML_KEYS),
+        (config.method == "multitask-zero-shot", f"method={config.method}", ("demonstrations",)),
+        (config.trainable != "lora", f"trainable={config.trainable}", ("lora_rank",)),
+        (config.trainable != "last_blocks", f"trainable={config.trainable}", ("last_blocks",)),
+        ("sgd" not in optimizers, optimizer, ("momentum",)),
+        ("adamw" not in optimizers, optimizer, ("adam_betas", "adam_eps")),
+        (config.order == "first", f"order={config.order}", ("curvature", "trajectory", "verify_curvature")),
+        (config.inner_steps == 1, f"inner_steps={config.inner_steps}", ("trajectory",)),
+    )
+    found: dict[str, str] = {}
+    for unread, why, names in groups:
+        if unread:
+            found = dict.fromkeys(names, why) | found
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,10 @@ from ..models import load_model, load_tokenizer, pick_device
 from ..progress import console, stop_on_signal, track
 from ..prompts.demonstrations import fixed_demonstrations
 from ..prompts.layout import EncodedTarget, PromptFormat
-from ..tasks.collection import Example, Task, load_collection
+from ..tasks.collection import Collection, Example, Task, load_collection
 from ..training.loop import check_context
 from ..training.model_card import method_label, read_provenance, versions
+from ..training.record import RunRecord, data_hash, digest
 from .metrics import metric_of, score
 from .scoring import Scorer
 
@@ -56,8 +57,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if shown:
             fixed_demonstrations(task.train, shown, task.name, config.seeds[0])
 
+    device = pick_device(config.device)
+    record = RunRecord(config, target_data_hash(config, collection), device)
     tokenizer = load_tokenizer(config.model)
-    model = load_model(config.model, pick_device(config.device))
+    model = load_model(config.model, device)
     check_context(model, form.max_tokens, config.model)
     scorer = Scorer(model, config.tokens_per_forward)
     seeds = config.seeds if shown else config.seeds[:1]  # without demonstrations all seeds are equal
@@ -98,10 +101,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "model": provenance,
         "versions": versions(),
         "seconds": round(time.monotonic() - started, 1),
+        "run": record.now(),
     }
     store.finish()
     write_text(config.output, json.dumps(results, indent=1, ensure_ascii=False))
     return results
+
+
+def target_data_hash(config: EvaluateConfig, collection: Collection) -> str:
+    """Hash of what an evaluation reads of its collection."""
+    setting = collection.setting(config.setting)
+    return digest([setting.unseen_domain_test, data_hash(collection, getattr(setting, config.subset))])
 
 
 def as_trained(config: EvaluateConfig, provenance: Mapping[str, Any]) -> tuple[PromptFormat, int]:

@@ -30,6 +30,7 @@ class RunDirectory:
     def __init__(self, config: TrainConfig, fingerprint: Mapping[str, int]) -> None:
         self.folder = config.output
         self.model = self.folder / "model"
+        self.record = self.folder / "run.json"
         self._metrics = self.folder / "metrics.jsonl"
         self._checkpoints = self.folder / "checkpoints"
         self._config, self._fingerprint = config, dict(fingerprint)

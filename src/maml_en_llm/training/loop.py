@@ -28,6 +28,7 @@ from ..tasks.collection import Collection, Example, Setting, load_collection
 from ..tasks.limited import limited
 from .checkpoint import RunDirectory
 from .model_card import provenance_files
+from .record import RunRecord, data_hash
 
 
 def train(config: TrainConfig) -> Path:
@@ -47,6 +48,7 @@ def train(config: TrainConfig) -> Path:
 
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
+    record = RunRecord(config, training_data_hash(config, collection), device, run.record)
     tokenizer = load_tokenizer(config.model)
     model = load_model(config.model, device)
     check_context(model, config.max_tokens, config.model)
@@ -59,6 +61,7 @@ def train(config: TrainConfig) -> Path:
     group = config.batches_per_update
     updates = config.batches // group
     run.begin()
+    record.write()
     first = run.restore(parameters, method.moments) // group
     saved_at = first * group
     started = time.monotonic()
@@ -76,12 +79,16 @@ def train(config: TrainConfig) -> Path:
             due = config.checkpoint_every and seen - saved_at >= config.checkpoint_every
             if (due or stop.requested) and seen < updates * group:
                 run.save(seen, parameters, method.moments)
+                record.write()
                 saved_at = seen
             if stop.requested and seen < updates * group:
                 raise KeyboardInterrupt(f"stopped after {seen} batches; add --resume to the command to continue")
 
     trained = sum(parameter.numel() for parameter in parameters.values())
-    save_model(merge_trained(model), tokenizer, run.model, provenance_files(config, collection, setting, trained))
+    hashes = {"config_hash": record.config_hash, "manifest_hash": record.manifest_hash}
+    files = provenance_files(config, collection, setting, trained, hashes)
+    record.write()
+    save_model(merge_trained(model), tokenizer, run.model, files)
     run.finish()
     return run.model
 
@@ -120,6 +127,11 @@ def check_context(model: torch.nn.Module, max_tokens: int, name: str) -> None:
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and max_tokens > context:
         raise ValueError(f"max_tokens is {max_tokens} but {name} reads at most {context}; lower --max-tokens")
+
+
+def training_data_hash(config: TrainConfig, collection: Collection) -> str:
+    """Hash of what a run reads of its collection."""
+    return data_hash(collection, collection.setting(config.setting).train, ("train",))
 
 
 def data_fingerprint(collection: Collection, setting: Setting) -> dict[str, int]:
