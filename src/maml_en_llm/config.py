@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
 
@@ -18,7 +19,7 @@ from .bilevel.curvature import Curvature
 from .bilevel.meta_gradient import Order, Trajectory
 from .prompts.layout import Direction, Layout, Overflow, PromptFormat
 
-MethodName = Literal["language-model", "metaicl", "multitask-zero-shot", "maml-en-llm"]
+MethodName = Literal["language-model", "metaicl", "metaict", "multitask-zero-shot", "maml-en-llm"]
 Optimizer = Literal["adamw", "sgd"]
 Trainable = Literal["full", "lora", "bias", "last_blocks"]
 
@@ -170,6 +171,11 @@ class TrainConfig:
         """Demonstrations in front of each example, as the method uses them."""
         return 0 if self.method == "multitask-zero-shot" else self.demonstrations
 
+    @property
+    def instructed(self) -> bool:
+        """Whether the task's instruction stands at the head of each prompt."""
+        return self.method == "metaict"
+
     def prompt_format(self) -> PromptFormat:
         return PromptFormat(self.direction, self.layout, self.max_tokens, self.max_tokens_per_example)
 
@@ -223,8 +229,11 @@ class EvaluateConfig:
     """Results file (.json); predictions go beside it (.predictions.jsonl)."""
     subset: Literal["test", "unseen_domain_test"] = "test"
     """All target tasks, or those of unseen domains only."""
-    split: Literal["test", "dev"] = "test"
-    """Which examples of the target tasks are scored."""
+    split: Literal["test", "dev", "validation"] = "test"
+    """Which examples of the target tasks are scored; validation is a fifth of their train split, of which then no
+    demonstration comes."""
+    data_amount: Literal["complete", "limited"] = "complete"
+    """limited scores 10 % of the examples of every task, stratified by label."""
     direction: Direction | None = None
     """direct or channel; by default as the model was trained, else direct."""
     layout: Layout | None = None
@@ -237,6 +246,8 @@ class EvaluateConfig:
     """Limit of one example; by default as the model was trained, else 256."""
     overflow: Overflow = "fit"
     """fit cuts a task's demonstrations once; left cuts every prompt from its left, as the reference does."""
+    instructions: bool | None = None
+    """The task's instruction at the head of its prompts; by default as the model was trained, else not."""
     calibrate: bool = False
     """Subtract the score that an option has with the input "N/A" (PMI); direct only."""
     seeds: tuple[int, ...] = (100, 13, 21, 42, 87)
@@ -261,7 +272,26 @@ class EvaluateConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
-Config = TypeVar("Config")
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig(EvaluateConfig):
+    """Score a model on target tasks before and after it has learned each one from a few of its examples."""
+
+    lr: float = 1e-7
+    """Learning rate of AdamW; the paper's hardly moves a small model."""
+    adaptation_examples: int = 16
+    """Examples of a task that it learns from: one pass, one step each."""
+    adaptation_tokens: int = 256
+    """Limit of a prompt that it learns from; of the other examples as many stand in front as fit."""
+    adaptation_seed: int = 100
+    """Seed of the draw of these examples."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.lr >= 0:
+            raise ValueError(f"lr is {self.lr}; it must not be negative")
+        for name, least in (("adaptation_examples", 1), ("adaptation_tokens", 4)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 def check_literals(config: Any) -> None:
@@ -276,6 +306,11 @@ def check_literals(config: Any) -> None:
 
 def read_yaml(path: Path, config_type: type[Any]) -> dict[str, Any]:
     """The keys of a YAML file with the types of `config_type`'s fields; ValueError for a key it does not have."""
+    return typed_keys(load_yaml(path), config_type, str(path))
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file as they are; ValueError when it holds something else."""
     try:
         record = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
@@ -284,11 +319,16 @@ def read_yaml(path: Path, config_type: type[Any]) -> dict[str, Any]:
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path}: must hold keys and values, like `lr: 1e-5`")
+    return record
+
+
+def typed_keys(record: Mapping[str, Any], config_type: type[Any], where: str) -> dict[str, Any]:
+    """`record` with the types of `config_type`'s fields; ValueError, which begins with `where`, for an unknown key."""
     hints = typing.get_type_hints(config_type)
     unknown = [key for key in record if key not in hints]
     if unknown:
-        raise ValueError(f"{path}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(hints))}")
-    return {key: _convert(value, hints[key], f"{path}: {key}") for key, value in record.items()}
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(hints))}")
+    return {key: _convert(value, hints[key], f"{where}: {key}") for key, value in record.items()}
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

@@ -171,11 +171,11 @@ def stop_in_task_seed(monkeypatch: pytest.MonkeyPatch, number: int) -> list[str]
     """The user presses Ctrl-C in the scoring of that (task, seed), counted from 1; returns what gets scored."""
     scored: list[str] = []
 
-    def counting(form: Any, scorer: Any, prefix: Any, targets: Any) -> Any:
+    def counting(*arguments: Any) -> Any:
         scored.append("")
         if len(scored) == number:
             signal.raise_signal(signal.SIGINT)
-        return original(form, scorer, prefix, targets)
+        return original(*arguments)
 
     original = protocol.score_targets
     monkeypatch.setattr(protocol, "score_targets", counting)

@@ -8,7 +8,7 @@ and `spaces` equal those of the reference implementation; golden files in the te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -66,19 +66,40 @@ class PromptFormat:
                 f"({self.max_tokens_per_example}), so an example may not fit; raise the one or lower the other"
             )
 
-    def encode_training(self, tokenizer: Any, demonstrations: Sequence[Example], example: Example) -> EncodedPrompt:
-        """The prompt whose answer is the example's own output (channel: its input), cut from the left if too long."""
-        pieces = [(shown.input, shown.output, shown, i == 0) for i, shown in enumerate([*demonstrations, example])]
-        return self.join_training(self._encode(tokenizer, pieces))
+    def encode_training(
+        self, tokenizer: Any, demonstrations: Sequence[Example], example: Example, head: Sequence[int] = ()
+    ) -> EncodedPrompt:
+        """The prompt whose answer is the example's own output (channel: its input), cut from the left if too long.
+
+        head: token ids of an instruction, which stays whole.
+        """
+        shown = [*demonstrations, example]
+        pieces = [(e.input, e.output, e, i == 0 and not head) for i, e in enumerate(shown)]
+        return self.join_training(self._encode(tokenizer, pieces), head)
+
+    def encode_instruction(self, tokenizer: Any, instruction: str | None) -> list[int]:
+        """Token ids of what stands at the head of a prompt; no example behind it counts as the first of its prompt."""
+        return list(tokenizer(instruction, add_special_tokens=False)["input_ids"]) if instruction else []
+
+    def behind(self, head: Sequence[int]) -> PromptFormat:
+        """The format of what stands behind `head`; ValueError when too little room is left."""
+        room = self.max_tokens - len(head)
+        if head and room < self.max_tokens_per_example:
+            raise ValueError(
+                f"an instruction of {len(head)} tokens leaves {room} of max_tokens ({self.max_tokens}), less than "
+                f"max_tokens_per_example ({self.max_tokens_per_example}); shorten it or raise max_tokens"
+            )
+        return replace(self, max_tokens=room)
 
     def encode_examples(self, tokenizer: Any, examples: Sequence[Example], first: bool) -> list[EncodedTarget]:
         """Each example with its own output, as it stands first in a prompt or behind others."""
         return self._encode(tokenizer, [(example.input, example.output, example, first) for example in examples])
 
-    def join_training(self, encoded: Sequence[EncodedTarget]) -> EncodedPrompt:
-        """The prompt of encoded demonstrations and, last, the example, cut from the left if too long."""
+    def join_training(self, encoded: Sequence[EncodedTarget], head: Sequence[int] = ()) -> EncodedPrompt:
+        """The prompt of encoded demonstrations and, last, the example, cut from the left if too long, behind `head`."""
         prefix = [token for shown in encoded[:-1] for token in (*shown.context, *shown.answer)]
-        return self.join(prefix, encoded[-1])
+        rest = self.behind(head).join(prefix, encoded[-1])
+        return EncodedPrompt([*head, *rest.token_ids], [False] * len(head) + rest.answer_mask)
 
     def encode_options(
         self, tokenizer: Any, demonstrations: Sequence[Example], example: Example, longest: int | None = None
@@ -94,9 +115,9 @@ class PromptFormat:
             prefix = self.fit(prefix, max(longest or 0, *(len(target) for target in targets)))
         return [self.join(prefix, target) for target in targets]
 
-    def encode_demonstrations(self, tokenizer: Any, demonstrations: Sequence[Example]) -> list[int]:
-        """Token ids of the demonstrations alone, uncut."""
-        pieces = [(shown.input, shown.output, shown, i == 0) for i, shown in enumerate(demonstrations)]
+    def encode_demonstrations(self, tokenizer: Any, demonstrations: Sequence[Example], first: bool = True) -> list[int]:
+        """Token ids of the demonstrations alone, uncut; `first` when nothing stands before them."""
+        pieces = [(shown.input, shown.output, shown, first and i == 0) for i, shown in enumerate(demonstrations)]
         return [t for target in self._encode(tokenizer, pieces) for t in (*target.context, *target.answer)]
 
     def encode_targets(self, tokenizer: Any, example: Example, first: bool) -> list[EncodedTarget]:

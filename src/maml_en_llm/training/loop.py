@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,12 @@ def train(config: TrainConfig) -> Path:
     checkpoint.
     """
     collection = load_collection(config.collection)
-    setting = collection.setting(config.setting)
+    setting = training_setting(config, collection)
     run = RunDirectory(config, fingerprint=data_fingerprint(collection, setting))
     console.print(setting.presence())
+    left_out = [name for name in collection.setting(config.setting).train if name not in setting.train]
+    if left_out:
+        console.print(f"left out, because the manifest has no instruction for them: {', '.join(left_out)}")
     if run.finished:
         console.print(f"{run.model} is finished already")
         return run.model
@@ -95,9 +99,11 @@ def train(config: TrainConfig) -> Path:
 
 def training_batches(config: TrainConfig, method: Method, collection: Collection, tokenizer: Any) -> Sampler:
     """The batches of a run, by number."""
-    form = config.prompt_format()
+    form, setting = config.prompt_format(), training_setting(config, collection)
+    instructions = {name: collection[name].instruction for name in setting.train} if config.instructed else {}
     return method.sampler(
-        tasks=training_examples(config, collection, collection.setting(config.setting)),
+        tasks=training_examples(config, collection, setting),
+        instructions=instructions,
         format=form,
         tokenizer=tokenizer,
         token_cache=TokenCache(tokenizer, form, cache_folder()),
@@ -105,6 +111,20 @@ def training_batches(config: TrainConfig, method: Method, collection: Collection
         prompts_per_batch=config.batch_size,
         seed=config.seed,
     )
+
+
+def training_setting(config: TrainConfig, collection: Collection) -> Setting:
+    """The setting of a run; a method that reads instructions trains on the tasks that have one."""
+    setting = collection.setting(config.setting)
+    if not config.instructed:
+        return setting
+    instructed = tuple(name for name in setting.train if collection[name].instruction)
+    if not instructed:
+        raise ValueError(
+            f"no training task of {config.setting} has an instruction, which method={config.method} needs; "
+            f'add "instruction" to tasks in {collection.path / "manifest.json"}'
+        )
+    return replace(setting, train=instructed)
 
 
 def training_examples(config: TrainConfig, collection: Collection, setting: Setting) -> dict[str, Sequence[Example]]:
@@ -131,7 +151,7 @@ def check_context(model: torch.nn.Module, max_tokens: int, name: str) -> None:
 
 def training_data_hash(config: TrainConfig, collection: Collection) -> str:
     """Hash of what a run reads of its collection."""
-    return data_hash(collection, collection.setting(config.setting).train, ("train",))
+    return data_hash(collection, training_setting(config, collection).train, ("train",), config.instructed)
 
 
 def data_fingerprint(collection: Collection, setting: Setting) -> dict[str, int]:

@@ -26,7 +26,7 @@ def method_label(method: str, direction: str, shown: int, config: dict[str, Any]
         name = f"{'MAML' if config['order'] == 'second' else 'FOMAML'}-{2 * config['inner_steps']}-{config['copies']}"
     else:
         untrained = "Raw LM" if shown else "No ICL"
-        names = {"metaicl": "MetaICL", "multitask-zero-shot": "Multi-task zero-shot"}
+        names = {"metaicl": "MetaICL", "metaict": "MetaICT", "multitask-zero-shot": "Multi-task zero-shot"}
         name = untrained if method in ("", "language-model") else names.get(method, method)
     return f"Channel {name}" if direction == "channel" else name
 
