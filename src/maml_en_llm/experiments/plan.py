@@ -25,7 +25,7 @@ def plan(runs: Set) -> str:
     Reads the collection and the model's shape and tokenizer; without them there are no estimates. Writes nothing.
     """
     estimate, why = _estimator(runs)
-    lines = [("setting", "row", "training", "scoring", "status", "time", "memory")]
+    lines = [["setting", "row", "training", "scoring", "status", "time", "memory"]]
     seconds = memory = disk = 0.0
     statuses = []
     for row in runs.rows:
@@ -37,7 +37,7 @@ def plan(runs: Set) -> str:
             time, peak, space = estimate(row)
             seconds, memory, disk = seconds + time, max(memory, peak), disk + space
             cells[5:] = duration(time), f"{peak / 2**30:.2f} GiB" if peak else ""
-        lines.append(tuple(cells))
+        lines.append(cells)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in ("finished", "partial", "to do"))

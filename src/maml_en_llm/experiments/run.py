@@ -2,7 +2,7 @@
 
 OUTPUT/TABLE/runs/SETTING/ROW/           run directories of `train`
 OUTPUT/TABLE/results/SETTING/ROW.json    results of `evaluate` or `adapt`
-OUTPUT/TABLE/report/                     the report, and costs.md
+OUTPUT/TABLE/report/                     the report, and details.md
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from ..tasks.collection import Collection, load_collection
 from ..training.loop import train, training_data_hash
 from ..training.model_card import read_provenance
 from ..training.record import config_hash, trained_identity
-from .costs import costs
+from .details import details
 from .locks import lock, owner
 from .rows import Overrides, Row, read_overrides, read_table, rows_of
 
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # of input, disk and device; anything else is a defect
+REPORT_TRIES = 120
 
 
 class Set:
@@ -185,13 +186,18 @@ class Set:
         return owner(path if path.exists() or row.train is None else _beside(row.train.output, ".lock"))
 
     def report(self) -> Path | None:
-        """The report of the finished rows, and what they cost."""
+        """The report of the finished rows; details.md stands beside it."""
         finished = [row for row in self.rows if self.is_scored(row)]
         if not finished:
             return None
-        path = report([row.score.output for row in finished], self.folder / "report")
-        write_text(path.parent / "costs.md", costs(finished))
-        return path
+        for _ in range(REPORT_TRIES):  # another process may just be writing its own
+            with lock(self.folder / "report.lock") as ours:
+                if ours:
+                    path = report([row.score.output for row in finished], self.folder / "report")
+                    write_text(path.parent / "details.md", details(finished))
+                    return path
+            time.sleep(0.5)
+        return self.folder / "report"
 
 
 def read_json(path: Path) -> dict[str, Any]:

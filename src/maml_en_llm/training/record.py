@@ -26,10 +26,11 @@ import torch
 
 from ..files import write_text
 from ..tasks.collection import SPLITS, Collection, read_json_object
+from .checkpoint import FREE_ON_RESUME
 from .model_card import read_provenance
 
 # Keys that do not change what is computed; the collection and the model count by what is in them.
-FREE = {"output", "resume", "checkpoint_every", "device", "plan", "tokens_per_forward", "collection"}
+FREE = FREE_ON_RESUME | {"tokens_per_forward"}
 
 
 def digest(value: Any) -> str:
