@@ -10,6 +10,7 @@ from ..config import TrainConfig
 from ..progress import duration
 from .rows import Row
 
+SCORING = ("scoring", "peak of scoring")
 COSTS = """
 ## Time and memory
 

@@ -34,9 +34,12 @@ def plan(runs: Set) -> str:
         batches = f"{row.train.batches:,} batches" if row.train is not None else "none"
         cells = [row.setting, row.name, batches, scoring(runs, row), status, "", ""]
         if estimate is not None and status != "finished":
-            time, peak, space = estimate(row)
-            seconds, memory, disk = seconds + time, max(memory, peak), disk + space
-            cells[5:] = duration(time), f"{peak / 2**30:.2f} GiB" if peak else ""
+            try:
+                time, peak, space = estimate(row)
+                seconds, memory, disk = seconds + time, max(memory, peak), disk + space
+                cells[5:] = duration(time), f"{peak / 2**30:.2f} GiB" if peak else ""
+            except ValueError as error:
+                cells[5] = f"will fail: {error}"
         lines.append(cells)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]

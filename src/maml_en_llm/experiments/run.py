@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,21 +87,30 @@ class Set:
         data = training_data_hash(config, self.collection())
         return {"config_hash": config_hash(config), "manifest_hash": data}
 
+    def scoring_hashes(self, row: Row) -> dict[str, str]:
+        """What the row's results will say; known before its model is there."""
+        trained = self.training_hashes(row.train) if row.train is not None else None
+        identity = trained_identity(trained["config_hash"], trained["manifest_hash"]) if trained else None
+        data = target_data_hash(row.score, self.collection())
+        return {"config_hash": config_hash(row.score, identity), "manifest_hash": data}
+
     def is_trained(self, row: Row) -> bool:
         """Whether the row's model is there, made from these inputs."""
-        if row.train is None:
+        config = row.train
+        if config is None:
             return True
-        made = read_provenance(row.train.output / "model")
-        return all(made.get(key) == value for key, value in self.training_hashes(row.train).items())
+        return self._was_made(read_provenance(config.output / "model"), lambda: self.training_hashes(config))
 
     def is_scored(self, row: Row) -> bool:
         """Whether the row's results are there, made from these inputs; its model need not be there any more."""
-        made = read_json(row.score.output).get("run", {})
-        trained = self.training_hashes(row.train) if row.train else None
-        identity = trained_identity(trained["config_hash"], trained["manifest_hash"]) if trained else None
-        return made.get("config_hash") == config_hash(row.score, identity) and made.get(
-            "manifest_hash"
-        ) == target_data_hash(row.score, self.collection())
+        return self._was_made(read_json(row.score.output).get("run", {}), lambda: self.scoring_hashes(row))
+
+    def _was_made(self, record: dict[str, Any], hashes: Callable[[], dict[str, str]]) -> bool:
+        """Whether `record` has these hashes; inputs that are not good have made nothing."""
+        try:
+            return bool(record) and all(record.get(key) == value for key, value in hashes().items())
+        except ValueError:
+            return False
 
     def status(self, row: Row) -> str:
         if self.opened is not None and self.is_scored(row):
