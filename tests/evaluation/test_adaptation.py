@@ -91,8 +91,8 @@ def test_prompts_hold_other_examples_that_fit_and_never_the_target(
         answer = [token for token, is_answer in zip(prompt.token_ids, prompt.answer_mask, strict=True) if is_answer]
         assert job.tokenizer.decode(answer) == f"\n{pairs[-1][1]}"
     assert len(set(drawn)) == 6
-    lengths = [len(adaptation_prompts(job, replace(config, adaptation_tokens=n), mood)[0].token_ids) for n in (80, 160)]
-    assert lengths[0] <= 80 < lengths[1] <= 160
+    lengths = [len(adaptation_prompts(job, replace(config, adaptation_tokens=n), mood)[0].token_ids) for n in (64, 160)]
+    assert lengths[0] <= 64 < lengths[1] <= 160
 
 
 def test_a_stopped_adaptation_continues_with_the_next_task_seed(

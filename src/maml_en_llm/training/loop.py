@@ -53,6 +53,8 @@ def train(config: TrainConfig) -> Path:
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
     record = RunRecord(config, training_data_hash(config, collection), device, run.record)
+    if record.earlier.get("manifest_hash", record.manifest_hash) != record.manifest_hash:
+        raise ValueError(f"{run.record}: the training data has changed since the run began; choose another --output")
     tokenizer = load_tokenizer(config.model)
     model = load_model(config.model, device)
     check_context(model, config.max_tokens, config.model)
