@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -83,25 +83,17 @@ def test_an_owner_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.Monkey
         assert time.time() - path.stat().st_mtime < 10
 
 
-def take_over(path: Path, start: Any, hold: Any, found: Any) -> None:
-    start.wait()
-    with lock(path) as ours:
-        found.put(ours)
-        hold.wait()
-
-
 def test_of_many_that_find_a_stale_lock_one_gets_it(tmp_path: Path) -> None:
     path = tmp_path / "row.lock"
     write_lock(path, dead_process(), socket.gethostname())
-    context = multiprocessing.get_context("fork")
-    start, hold, found = context.Event(), context.Event(), context.Queue()
-    processes = [context.Process(target=take_over, args=(path, start, hold, found)) for _ in range(6)]
-    for process in processes:
-        process.start()
-    start.set()
-    owned = [found.get(timeout=60) for _ in processes]
-    hold.set()
-    for process in processes:
-        process.join(timeout=60)
-    assert sum(owned) == 1
+    start, end = threading.Barrier(6), threading.Barrier(6)
+
+    def take_over(_: int) -> bool:
+        start.wait()
+        with lock(path) as ours:
+            end.wait()
+            return ours
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(take_over, range(6))) == 1
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from ..evaluation.protocol import as_trained, scored_examples
 from ..evaluation.scoring import packed_length
 from ..models import load_tokenizer, pick_device
 from ..progress import duration
-from ..training.plan import calibrate, model_shape, new_model
+from ..training.plan import Plan, calibrate, model_shape, new_model
 from ..training.plan import plan as plan_training
 from .rows import Row
 from .run import Set
@@ -70,16 +71,19 @@ def _estimator(runs: Set) -> tuple[Any, str]:
         return None, str(error)
     parameters = sum(p.numel() for p in new_model(shape, torch.device("meta")).parameters())
     products = calibrate(shape, 1, min(512, getattr(shape, "max_position_embeddings", 512)), 8, device).products
-    trainings: dict[str, Any] = {}
+    trainings: dict[str, Plan] = {}
+    counted: set[Path] = set()  # runs that an earlier row trains
     lengths: dict[tuple[Any, ...], float] = {}
 
     def estimate(row: Row) -> tuple[float, float, float]:
         seconds = 2 * parameters * _tokens(runs, row, tokenizer, lengths) / products
-        if row.train is None or runs.is_trained(row):
+        if row.train is None or row.train.output in counted or runs.is_trained(row):
             return seconds, 0.0, 0.0
-        if row.name not in trainings:  # alike in every setting
-            trainings[row.name] = plan_training(row.train)
-        found = trainings[row.name]
+        name = row.train.output.name
+        if name not in trainings:  # alike in every setting
+            trainings[name] = plan_training(row.train)
+        found = trainings[name]
+        counted.add(row.train.output)
         return found.seconds + seconds, found.memory, 4.0 * parameters
 
     return estimate, ""
