@@ -38,9 +38,9 @@ def adapt(config: AdaptConfig) -> dict[str, Any]:
     job = Evaluation(config)
     parameters = {name: p.detach() for name, p in trainable_parameters(job.model).items()}
     start = {name: parameter.clone() for name, parameter in parameters.items()}
-    after = PredictionStore(config, job.provenance, job.tasks)
+    after = PredictionStore(config, job.provenance, job.record.manifest_hash)
     unadapted = replace(config, output=config.output.with_suffix(".before.json"))
-    before = PredictionStore(unadapted, job.provenance, job.tasks)
+    before = PredictionStore(unadapted, job.provenance, job.record.manifest_hash)
     steps = 0
     with track("adapt", 2 * len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
         for task in job.tasks:

@@ -42,7 +42,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     the same command continues where it was.  Raises ValueError for bad input.
     """
     job = Evaluation(config)
-    store = PredictionStore(config, job.provenance, job.tasks)
+    store = PredictionStore(config, job.provenance, job.record.manifest_hash)
     with track("evaluate", len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
         for task in job.tasks:
             for seed, rows in job.predict(task, store.finished(task.name)):
@@ -261,10 +261,11 @@ def summarize(task_results: Sequence[Mapping[str, Any]], named: int) -> dict[str
 class PredictionStore:
     """Predictions of a results file, kept as they come: nothing computed is lost when an evaluation stops.
 
-    Until the end they stand in `OUTPUT.unfinished.jsonl`, whose first line says what they belong to.
+    Until the end they stand in `OUTPUT.unfinished.jsonl`, whose first line says what they belong to: configuration,
+    model and `data`, the hash of the tasks.
     """
 
-    def __init__(self, config: EvaluateConfig, provenance: Mapping[str, Any], tasks: Sequence[Task]) -> None:
+    def __init__(self, config: EvaluateConfig, provenance: Mapping[str, Any], data: str) -> None:
         config.output.parent.mkdir(parents=True, exist_ok=True)
         self._final = config.output.with_suffix(".predictions.jsonl")
         self._partial = config.output.with_suffix(".unfinished.jsonl")
@@ -274,8 +275,7 @@ class PredictionStore:
         }
         weights = sorted(Path(config.model).glob("*.safetensors"))
         stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
-        sizes = [(f.name, f.stat().st_size) for task in tasks for f in sorted(task.folder.glob("*.jsonl"))]
-        header = hashlib.sha256(repr((sorted(computed.items()), provenance, stamp, sizes)).encode()).hexdigest()
+        header = hashlib.sha256(repr((sorted(computed.items()), provenance, stamp, data)).encode()).hexdigest()
         if self._partial.is_file():
             first, *lines = self._partial.read_text(encoding="utf-8").split("\n")
             if first == json.dumps({"of": header}):
