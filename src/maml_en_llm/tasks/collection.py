@@ -230,6 +230,9 @@ class Collection(Mapping[str, Task]):
     @cached_property
     def _tasks(self) -> dict[str, Task]:
         said = {entry["name"]: entry for entry in self.manifest.get("tasks", ())}
+        for name, entry in said.items():
+            if not isinstance(entry.get("instruction", ""), str | None):
+                raise ValueError(f"{self.path / 'manifest.json'}: the instruction of {name} must be a sentence")
         entries = [(folder, said.get(folder.name, {})) for folder in self.task_folders]
         return {f.name: Task(f.name, f, entry.get("kind"), entry.get("instruction")) for f, entry in entries}
 
