@@ -64,6 +64,9 @@ def make_collection(folder: Path) -> Path:
     train = ["colour", "size", "pick", "swap"]
     write_setting(folder, "small", train, ["mood", "choice"], ["choice"])
     write_setting(folder, "free", train, ["mood", "turn"], [])
+    instructions = {"colour": "Name the colour.", "pick": "Pick a word.", "mood": "Say how it feels."}
+    tasks = [{"name": name, "instruction": text} for name, text in instructions.items()]
+    (folder / "manifest.json").write_text(json.dumps({"tasks": tasks}), encoding="utf-8")
     return folder
 
 

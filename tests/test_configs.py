@@ -1,12 +1,16 @@
-"""Every file in configs/ is what it says: it loads, and together with the defaults it has the paper's values."""
+"""Every file in configs/ and every table of `reproduce` is what it says: it loads and has the paper's values."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from maml_en_llm.config import TrainConfig, read_yaml
+from maml_en_llm.config import AdaptConfig, TrainConfig, read_yaml
+from maml_en_llm.evaluation.adaptation import adapted_label
+from maml_en_llm.evaluation.protocol import as_trained
+from maml_en_llm.experiments.rows import TABLE_NAMES, TABLES, Overrides, Row, read_table, rows_of
 from maml_en_llm.training.model_card import method_label
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -48,6 +52,108 @@ def test_file_name_is_the_row_it_trains(path: Path) -> None:
 
 def test_every_row_is_there_in_both_directions() -> None:
     names = {path.stem for path in CONFIGS}
-    assert {"metaicl", "multitask-zero-shot", "maml-2-1", "maml-2-4", "fomaml-2-1"} <= names
+    assert {"metaicl", "metaict", "multitask-zero-shot", "maml-2-1", "maml-2-4", "fomaml-2-1"} <= names
     direct = {name for name in names if not name.startswith("channel-")}
     assert {f"channel-{name}" for name in direct} == names - direct
+
+
+# ---- the tables of `reproduce`
+
+SETTINGS = (
+    "hr_to_lr",
+    "class_to_class",
+    "non_class_to_class",
+    "qa_to_qa",
+    "non_qa_to_qa",
+    "non_nli_to_nli",
+    "non_paraphrase_to_paraphrase",
+)
+MAIN = ("No ICL", "Raw LM", "MetaICL", "MAML-2-1", "MAML-2-4")
+MAIN += tuple(f"Channel {label}" for label in MAIN)
+
+
+def rows(name: str) -> list[Row]:
+    """The rows of a table in its first setting."""
+    table = read_table(name)
+    places = {"collection": Path("collection"), "output": Path("out")}
+    return rows_of(table, Overrides(), settings=table.settings[:1], model=table.model, **places)
+
+
+def label_of(row: Row) -> str:
+    """The label that the row's results will have."""
+    trained = vars(row.train) if row.train is not None else {}
+    form, shown, _ = as_trained(row.score, {"config": trained})
+    label = method_label(trained.get("method", ""), form.direction, shown, trained)
+    label = f"{label} + PMI" if row.score.calibrate else label
+    return row.score.label or (adapted_label(label, row.score.lr) if isinstance(row.score, AdaptConfig) else label)
+
+
+def test_every_table_file_is_a_table() -> None:
+    assert {path.stem for path in TABLES.glob("*.yaml")} == set(TABLE_NAMES)
+
+
+@pytest.mark.parametrize("name", TABLE_NAMES)
+def test_table_has_the_papers_values(name: str) -> None:
+    assert read_table(name).settings == {"table5": ("non_nli_to_nli",), "runtime": ("hr_to_lr",)}.get(name, SETTINGS)
+    amount = "limited" if name in ("table2b", "table3b", "table5") else "complete"
+    for row in rows(name):
+        assert row.score.seeds == (100, 13, 21, 42, 87) or name in ("table5", "runtime")
+        assert row.score.subset == (
+            "test" if name in ("table3a", "table3b", "table5", "table6") else "unseen_domain_test"
+        )
+        if row.train is None:
+            assert (row.score.model, row.score.layout) == ("openai-community/gpt2-medium", "spaces")
+            continue
+        free = {"table5": ("optimizer", "inner_optimizer", "shares_moments", "seed"), "runtime": ("batches",)}
+        keys = PAPER.keys() - free.get(name, ())
+        assert {key: getattr(row.train, key) for key in keys} == {key: PAPER[key] for key in keys}
+        assert row.train.layout == "metaicl"
+        assert row.train.data_amount == amount
+        assert row.train.shown == (0 if row.train.method == "multitask-zero-shot" else 16)
+
+
+@pytest.mark.parametrize("name", TABLE_NAMES)
+def test_labels_of_a_table_tell_its_rows_apart(name: str) -> None:
+    labels = [label_of(row) for row in rows(name)]
+    assert len(set(labels)) == len(labels)
+    expected = {
+        "table2a": MAIN,
+        "table2b": MAIN,
+        "table3a": MAIN,
+        "table3b": MAIN,
+        "table6": [label for label in MAIN if "MAML" in label],
+        "exploration": [f"MAML-2-{n}" for n in (1, 2, 4, 8)],
+    }
+    if name in expected:
+        assert labels == list(expected[name])
+    if name == "table4":
+        adapted = [f"{label} + adaptation" for label in MAIN if label.startswith(("M", "Channel M"))]
+        assert labels == [*adapted, *(f"{label}, lr 1e-05" for label in adapted)]
+
+
+def test_rows_train_as_the_files_in_configs_say() -> None:
+    configs = {path.stem: resolved(path) for path in CONFIGS}
+    trained = [row for name in ("table2a", "baselines") for row in rows(name) if row.train is not None]
+    names = {row.name.replace("multi-task", "multitask") for row in trained}
+    assert names == set(configs)
+    for row in trained:
+        assert row.train is not None
+        config = configs[row.name.replace("multi-task", "multitask")]
+        places = {key: getattr(row.train, key) for key in ("output", "resume", "device", "setting")}
+        assert replace(config, **places) == row.train
+
+
+def test_table_5_has_the_papers_optimizers() -> None:
+    found = set()
+    for row in rows("table5"):
+        if row.train is None:
+            continue
+        assert row.score.seeds == (row.train.seed,)
+        assert row.score.data_amount == "limited"
+        inner = (row.train.inner_optimizer, row.train.shares_moments) if row.train.method == "maml-en-llm" else None
+        found.add((row.train.method, inner, row.train.optimizer, row.train.seed))
+    pairs = [(inner, outer) for inner in ("sgd", "adamw") for outer in ("sgd", "adamw")]
+    expected = {("maml-en-llm", (inner, False), outer, seed) for inner, outer in pairs for seed in (10, 20)}
+    expected |= {("maml-en-llm", ("adamw", True), "adamw", seed) for seed in (10, 20)}
+    expected |= {("metaicl", None, outer, seed) for outer in ("sgd", "adamw") for seed in (10, 20)}
+    assert found == expected

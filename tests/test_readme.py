@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from maml_en_llm.cli import main
+from maml_en_llm.cli import VERBS, main
 from maml_en_llm.models import new_gpt2, save_model, train_tokenizer
 from maml_en_llm.tasks.collection import problems_of_record
 
@@ -100,3 +100,18 @@ def test_tree_names_what_there_is() -> None:
     here = [path.name for path in (ROOT / "src/maml_en_llm").iterdir() if path.suffix == ".py" or path.is_dir()]
     assert set(named) == {name for name in here if not name.startswith("__")}
     assert all((ROOT / name).is_dir() for name in re.findall(r"^(\w+)/", "configs/" + rest, flags=re.MULTILINE))
+
+
+def test_commands_in_the_pages_have_the_flags_that_they_use(capsys: pytest.CaptureFixture[str]) -> None:
+    used: dict[str, set[str]] = {}
+    for page in PAGES:
+        for line in re.findall(r"^maml-en-llm (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            words = line.split()
+            verb = " ".join(words[:2]) if " ".join(words[:2]) in VERBS else words[0]
+            used.setdefault(verb, set()).update(word for word in words if word.startswith("--"))
+    assert {"train", "evaluate", "adapt", "reproduce"} <= used.keys()
+    for verb, flags in used.items():
+        with pytest.raises(SystemExit):
+            main([*verb.split(), "--help"])
+        known = set(re.findall(r"--[\w-]+", capsys.readouterr().out)) | {"--config"}
+        assert flags <= known, verb

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .config import EvaluateConfig, TrainConfig, read_yaml
+from .config import AdaptConfig, EvaluateConfig, TrainConfig, read_yaml
+from .experiments.rows import TableName
 from .progress import console, result
 
 
@@ -35,6 +36,59 @@ def evaluate(config: EvaluateConfig) -> None:
     for table in rich_tables(read_rows(config.output)):
         console.print(table)
     print(config.output)
+
+
+def adapt(config: AdaptConfig) -> None:
+    """Score a model before and after it learned each target task from a few examples."""
+    from .evaluation.adaptation import adapt as run
+
+    results = run(config)
+    for subset, after in results["summary"].items():
+        before = results["adaptation"]["before"][subset]
+        if after["tasks"]:
+            print(f"{subset}: {100 * before['average']:.2f} before, {100 * after['average']:.2f} after")
+    print(config.output)
+
+
+def reproduce(
+    table: tyro.conf.Positional[TableName],
+    setting: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    model: str | None = None,
+    collection: Path = Path("collection"),
+    output: Path = Path("reproduction"),
+    rows: tuple[str, ...] = (),
+    config: Path | None = None,
+    batches: int | None = None,
+    max_examples: int | None = None,
+    device: str = "auto",
+    plan: bool = False,
+) -> None:
+    """Run a table of the paper: what is finished stays, what is not is trained and scored.
+
+    Args:
+        table: Which table; baselines are the rows that the paper names but does not print.
+        setting: Only this setting; can be given several times. By default all that the collection has.
+        model: Hugging Face folder or hub id that every row starts from, instead of the paper's.
+        collection: Folder of NLP tasks.
+        output: Folder of runs, results and reports; OUTPUT/TABLE/ is this table's.
+        rows: Only these rows.
+        config: YAML file whose values replace those that all rows share.
+        batches: Training length of every row.
+        max_examples: Score only the first N examples of each task.
+        device: auto takes a GPU if there is one.
+        plan: Show what will run and what it takes, and stop.
+    """
+    from .experiments.run import Set
+
+    chosen = [name for word in rows for name in word.split(",")]
+    flags: dict[str, Any] = {"setting": setting, "model": model, "rows": chosen, "config": config, "batches": batches}
+    runs = Set(table, collection=collection, output=output, max_examples=max_examples, device=device, **flags)
+    if plan:
+        from .experiments.plan import plan as show
+
+        print(show(runs))
+        return
+    print(runs.run())
 
 
 def predict(model: str, demonstrations: Path, input: str, options: str | None = None, device: str = "auto") -> None:
@@ -464,6 +518,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "new-model": new_model,
     "train": train,
     "evaluate": evaluate,
+    "adapt": adapt,
+    "reproduce": reproduce,
     "predict": predict,
     "report": report,
     "doctor": doctor,
@@ -500,7 +556,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(function: Callable[..., None], words: list[str], verb: str) -> None:
     program = f"maml-en-llm {verb}"
-    config_type = {"train": TrainConfig, "evaluate": EvaluateConfig}.get(verb)
+    config_type = {"train": TrainConfig, "evaluate": EvaluateConfig, "adapt": AdaptConfig}.get(verb)
     if config_type is None:
         tyro.cli(function, args=words, prog=program)
         return

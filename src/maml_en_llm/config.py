@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
 
@@ -18,7 +19,7 @@ from .bilevel.curvature import Curvature
 from .bilevel.meta_gradient import Order, Trajectory
 from .prompts.layout import Direction, Layout, Overflow, PromptFormat
 
-MethodName = Literal["language-model", "metaicl", "multitask-zero-shot", "maml-en-llm"]
+MethodName = Literal["language-model", "metaicl", "metaict", "multitask-zero-shot", "maml-en-llm"]
 Optimizer = Literal["adamw", "sgd"]
 Trainable = Literal["full", "lora", "bias", "last_blocks"]
 
@@ -138,24 +139,10 @@ class TrainConfig:
             raise ValueError(f"adam_betas is {self.adam_betas}; each must be at least 0 and below 1")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
-        if self.method != "maml-en-llm":
-            self._refuse("method", MAML_KEYS)
-        if self.method != "language-model":
-            self._refuse("method", ("predicted",))
-        if self.method == "multitask-zero-shot":
-            self._refuse("method", ("demonstrations",))
-        for name, reader in (("lora_rank", "lora"), ("last_blocks", "last_blocks")):
-            if self.trainable != reader:
-                self._refuse("trainable", (name,))
-        optimizers = {self.optimizer} | ({self.inner_optimizer} if self.method == "maml-en-llm" else set())
-        if "sgd" not in optimizers:
-            self._refuse("optimizer", ("momentum",))
-        if "adamw" not in optimizers:
-            self._refuse("optimizer", ("adam_betas", "adam_eps"))
-        if self.order == "first":
-            self._refuse("order", ("curvature", "trajectory", "verify_curvature"))
-        if self.inner_steps == 1:
-            self._refuse("inner_steps", ("trajectory",))
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, why in unread_keys(self).items():
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name} is set but {why} does not read it; leave it out")
         if self.shared_moments and self.optimizer != self.inner_optimizer:
             raise ValueError(
                 f"shared_moments needs one optimizer for both steps, but inner_optimizer is {self.inner_optimizer} and "
@@ -167,13 +154,6 @@ class TrainConfig:
                 f"batches is {self.batches}, less than the {group} of one update (2 * inner_steps * copies)"
             )
         self.prompt_format()
-
-    def _refuse(self, key: str, names: tuple[str, ...]) -> None:
-        """An error when one of `names`, which the value of `key` leaves unread, was set."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for name in names:
-            if getattr(self, name) != defaults[name]:
-                raise ValueError(f"{name} is set but {key}={getattr(self, key)} does not read it; leave it out")
 
     @property
     def batches_per_update(self) -> int:
@@ -194,6 +174,11 @@ class TrainConfig:
         """Demonstrations in front of each example, as the method uses them."""
         return 0 if self.method == "multitask-zero-shot" else self.demonstrations
 
+    @property
+    def instructed(self) -> bool:
+        """Whether the task's instruction stands at the head of each prompt."""
+        return self.method == "metaict"
+
     def prompt_format(self) -> PromptFormat:
         return PromptFormat(self.direction, self.layout, self.max_tokens, self.max_tokens_per_example)
 
@@ -212,6 +197,28 @@ MAML_KEYS = (
 )
 
 
+def unread_keys(config: Any) -> dict[str, str]:
+    """Keys that a TrainConfig (or what has its fields) leaves unread, each with the choice that does not read it."""
+    optimizers = {config.optimizer} | ({config.inner_optimizer} if config.method == "maml-en-llm" else set())
+    optimizer = f"optimizer={config.optimizer}"
+    groups = (
+        (config.method != "maml-en-llm", f"method={config.method}", MAML_KEYS),
+        (config.method != "language-model", f"method={config.method}", ("predicted",)),
+        (config.method == "multitask-zero-shot", f"method={config.method}", ("demonstrations",)),
+        (config.trainable != "lora", f"trainable={config.trainable}", ("lora_rank",)),
+        (config.trainable != "last_blocks", f"trainable={config.trainable}", ("last_blocks",)),
+        ("sgd" not in optimizers, optimizer, ("momentum",)),
+        ("adamw" not in optimizers, optimizer, ("adam_betas", "adam_eps")),
+        (config.order == "first", f"order={config.order}", ("curvature", "trajectory", "verify_curvature")),
+        (config.inner_steps == 1, f"inner_steps={config.inner_steps}", ("trajectory",)),
+    )
+    found: dict[str, str] = {}
+    for unread, why, names in groups:
+        if unread:
+            found = dict.fromkeys(names, why) | found
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Score a model on the target tasks of a setting under the MetaICL protocol."""
@@ -226,8 +233,11 @@ class EvaluateConfig:
     """Results file (.json); predictions go beside it (.predictions.jsonl)."""
     subset: Literal["test", "unseen_domain_test"] = "test"
     """All target tasks, or those of unseen domains only."""
-    split: Literal["test", "dev"] = "test"
-    """Which examples of the target tasks are scored."""
+    split: Literal["test", "dev", "validation"] = "test"
+    """Which examples of the target tasks are scored; validation is a fifth of their train split, of which then no
+    demonstration comes."""
+    data_amount: Literal["complete", "limited"] = "complete"
+    """limited scores 10 % of the examples of every task, stratified by label."""
     direction: Direction | None = None
     """direct or channel; by default as the model was trained, else direct."""
     layout: Layout | None = None
@@ -240,6 +250,8 @@ class EvaluateConfig:
     """Limit of one example; by default as the model was trained, else 256."""
     overflow: Overflow = "fit"
     """fit cuts a task's demonstrations once; left cuts every prompt from its left, as the reference does."""
+    instructions: bool | None = None
+    """The task's instruction at the head of its prompts; by default as the model was trained, else not."""
     calibrate: bool = False
     """Subtract the score that an option has with the input "N/A" (PMI); direct only."""
     seeds: tuple[int, ...] = (100, 13, 21, 42, 87)
@@ -264,7 +276,26 @@ class EvaluateConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
-Config = TypeVar("Config")
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig(EvaluateConfig):
+    """Score a model on target tasks before and after it has learned each one from a few of its examples."""
+
+    lr: float = 1e-7
+    """Learning rate of AdamW; the paper's hardly moves a small model."""
+    adaptation_examples: int = 16
+    """Examples of a task that it learns from: one pass, one step each."""
+    adaptation_tokens: int = 256
+    """Limit of a prompt that it learns from; of the other examples as many stand in front as fit."""
+    adaptation_seed: int = 100
+    """Seed of the draw of these examples."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.lr >= 0:
+            raise ValueError(f"lr is {self.lr}; it must not be negative")
+        for name, least in (("adaptation_examples", 1), ("adaptation_tokens", 4)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 def check_literals(config: Any) -> None:
@@ -279,6 +310,11 @@ def check_literals(config: Any) -> None:
 
 def read_yaml(path: Path, config_type: type[Any]) -> dict[str, Any]:
     """The keys of a YAML file with the types of `config_type`'s fields; ValueError for a key it does not have."""
+    return typed_keys(load_yaml(path), config_type, str(path))
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file as they are; ValueError when it holds something else."""
     try:
         record = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
@@ -287,11 +323,16 @@ def read_yaml(path: Path, config_type: type[Any]) -> dict[str, Any]:
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path}: must hold keys and values, like `lr: 1e-5`")
+    return record
+
+
+def typed_keys(record: Mapping[str, Any], config_type: type[Any], where: str) -> dict[str, Any]:
+    """`record` with the types of `config_type`'s fields; ValueError, which begins with `where`, for an unknown key."""
     hints = typing.get_type_hints(config_type)
     unknown = [key for key in record if key not in hints]
     if unknown:
-        raise ValueError(f"{path}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(hints))}")
-    return {key: _convert(value, hints[key], f"{path}: {key}") for key, value in record.items()}
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(hints))}")
+    return {key: _convert(value, hints[key], f"{where}: {key}") for key, value in record.items()}
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,11 +172,11 @@ def stop_in_task_seed(monkeypatch: pytest.MonkeyPatch, number: int) -> list[str]
     """The user presses Ctrl-C in the scoring of that (task, seed), counted from 1; returns what gets scored."""
     scored: list[str] = []
 
-    def counting(form: Any, scorer: Any, prefix: Any, targets: Any) -> Any:
+    def counting(*arguments: Any) -> Any:
         scored.append("")
         if len(scored) == number:
             signal.raise_signal(signal.SIGINT)
-        return original(form, scorer, prefix, targets)
+        return original(*arguments)
 
     original = protocol.score_targets
     monkeypatch.setattr(protocol, "score_targets", counting)
@@ -332,3 +333,71 @@ def test_prompts_longer_than_the_context_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"max_tokens is 512 but .* reads at most 256; lower --max-tokens"):
         evaluate(evaluate_config(collection_folder, model_folder, tmp_path / "r.json", max_tokens=512))
+
+
+@pytest.mark.parametrize("overflow", ["fit", "left"])
+def test_instructions_are_read_before_the_demonstrations(
+    collection_folder: Path, model_folder: Path, tmp_path: Path, overflow: Any
+) -> None:
+    """Scores equal those of whole prompts, each encoded on its own; a task without an instruction is as ever."""
+    room: dict[str, Any] = {"max_tokens": 96, "demonstrations": 6, "overflow": overflow}
+    config = evaluate_config(collection_folder, model_folder, tmp_path / "i.json", instructions=True, **room)
+    evaluate(config)
+    evaluate(replace(config, output=tmp_path / "p.json", instructions=None))
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    collection = load_collection(collection_folder)
+    form = PromptFormat("direct", "newlines", 96, 24)
+    task, head = collection["mood"], tokenizer("Say how it feels.")["input_ids"]
+    targets = [form.encode_targets(tokenizer, example, first=False) for example in task.test]
+    longest = max(len(target) for options in targets for target in options)
+    plain = {(r["task"], r["seed"], r["index"]): r for r in read_predictions(tmp_path / "p.json")}
+    for row in read_predictions(tmp_path / "i.json"):
+        before = plain[row["task"], row["seed"], row["index"]]
+        if row["task"] == "choice":
+            assert row == before
+            continue
+        assert row["scores"] != before["scores"]
+        shown = fixed_demonstrations(task.train, 6, "mood", row["seed"])
+        behind = form.encode_demonstrations(tokenizer, shown, first=False)
+        for value, target in zip(row["scores"], targets[row["index"]], strict=True):
+            room_left = 96 - len(head) - (longest if overflow == "fit" else len(target))
+            ids = [*head, *behind[-room_left:], *target.context, *target.answer]
+            mask = [False] * (len(ids) - len(target.answer)) + [True] * len(target.answer)
+            assert value == pytest.approx(negative_log_likelihood(model, EncodedPrompt(ids, mask)), abs=1e-5)
+
+
+def test_a_model_trained_with_instructions_is_scored_with_them(
+    collection_folder: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = train(train_config(collection_folder, model_folder, tmp_path / "run", method="metaict"))
+    assert "left out, because the manifest has no instruction for them: size, swap" in capsys.readouterr().err
+    assert json.loads((model / "maml_en_llm.json").read_text())["training_tasks"] == ["colour", "pick"]
+    results = evaluate(evaluate_config(collection_folder, model, tmp_path / "r.json"))
+    assert "scored without an instruction, because the manifest has none: choice" in capsys.readouterr().err
+    assert (results["label"], results["config"]["instructions"]) == ("MetaICT", True)
+
+
+def test_validation_scores_held_out_train_examples_behind_others(
+    collection_folder: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools: dict[str, set[str]] = {}
+    original = protocol.fixed_demonstrations
+
+    def drawing(examples: Any, count: int, task: str, seed: int) -> Any:
+        pools[task] = {example.input for example in examples}
+        return original(examples, count, task, seed)
+
+    monkeypatch.setattr(protocol, "fixed_demonstrations", drawing)
+    config = evaluate_config(collection_folder, model_folder, tmp_path / "v.json", split="validation")
+    assert all(task["examples"] == 4 for task in evaluate(config)["tasks"].values())  # a fifth of 20
+    collection = load_collection(collection_folder)
+    for name in ("mood", "choice"):
+        held_out = {example.input for example in protocol.scored_examples(config, collection[name])}
+        assert len(held_out) == 4
+        assert pools[name] | held_out == {example.input for example in collection[name].train}
+        assert not pools[name] & held_out
+
+
+def test_limited_data_scores_a_tenth(collection_folder: Path, model_folder: Path, tmp_path: Path) -> None:
+    config = evaluate_config(collection_folder, model_folder, tmp_path / "l.json", data_amount="limited")
+    assert all(task["examples"] == 1 for task in evaluate(config)["tasks"].values())  # of 8

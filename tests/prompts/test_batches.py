@@ -156,3 +156,18 @@ def test_a_batch_is_padded_on_the_right_and_predicts_nothing_there() -> None:
 def test_nothing_to_draw_from_is_an_error(tokenizer: Any, sizes: list[int]) -> None:
     with pytest.raises(ValueError, match="no training example"):
         MixtureSampler(make_tasks(sizes), FORM, tokenizer)
+
+
+def test_instructions_stand_at_the_head_of_the_prompts_of_their_tasks(tokenizer: Any) -> None:
+    tasks = make_tasks([6, 6])
+    plain = MixtureSampler(tasks, FORM, tokenizer, 2)
+    instructed = MixtureSampler(tasks, FORM, tokenizer, 2, instructions={"t1": "Do this."})
+    heads = set()
+    for number in range(12):
+        batch = instructed.batch(number)
+        ((shown, target),) = read_back(tokenizer, batch)
+        ((expected, expected_target),) = read_back(tokenizer, plain.batch(number))
+        head = ["Do this."] if target.startswith("t1") else []
+        assert (shown, target) == (head + expected, expected_target)
+        heads.add(bool(head))
+    assert heads == {True, False}

@@ -257,3 +257,42 @@ def test_limits_that_contradict_each_other_are_refused() -> None:
 def test_an_example_without_options_cannot_be_scored(tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="no options to score"):
         PromptFormat().encode_options(tokenizer, SHOWN, FREE)
+
+
+# ---- an instruction at the head of a prompt
+
+
+@pytest.mark.parametrize(
+    ("layout", "direction", "shown", "read"),
+    [
+        ("newlines", "direct", SHOWN[:1], "Say the colour.\n\n\nthe cat\nred\n\n\nthe fox"),
+        ("metaicl", "direct", [], "Say the colour.\n\n\nthe fox"),
+        ("spaces", "direct", SHOWN[:1], "Say the colour. the cat red the fox"),
+        ("newlines", "channel", SHOWN[:1], "Say the colour.\n\n\nred\nthe cat\n\n\nred"),
+        ("spaces", "channel", [], "Say the colour. red"),
+    ],
+)
+def test_prompts_with_an_instruction_written_by_hand(
+    tokenizer: Any, layout: Any, direction: Any, shown: list[Example], read: str
+) -> None:
+    form = PromptFormat(direction, layout, **ROOMY)
+    head = form.encode_instruction(tokenizer, "Say the colour.")
+    prompt = form.encode_training(tokenizer, shown, TARGET, head)
+    places = list(zip(prompt.token_ids, prompt.answer_mask, strict=True))
+    assert tokenizer.decode([token for token, answer in places if not answer]) == read
+    answer = tokenizer.decode([token for token, answer in places if answer])
+    assert answer.strip() == ("red" if direction == "direct" else "the fox")
+    without = form.encode_instruction(tokenizer, None)
+    assert form.encode_training(tokenizer, shown, TARGET, without) == form.encode_training(tokenizer, shown, TARGET)
+
+
+def test_a_prompt_that_is_too_long_keeps_its_instruction(tokenizer: Any) -> None:
+    form = PromptFormat(max_tokens=40, max_tokens_per_example=24)
+    head = form.encode_instruction(tokenizer, "red cat")
+    prompt = form.encode_training(tokenizer, SHOWN * 10, TARGET, head)
+    uncut = PromptFormat(**ROOMY).encode_training(tokenizer, SHOWN * 10, TARGET, head)
+    assert len(prompt.token_ids) == 40
+    assert prompt.token_ids[: len(head)] == head
+    assert prompt.token_ids[len(head) :] == uncut.token_ids[len(head) - 40 :]
+    with pytest.raises(ValueError, match=r"an instruction of 17 tokens leaves 23 of max_tokens \(40\), less than"):
+        form.encode_training(tokenizer, [], TARGET, [0] * 17)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import line, make_task, write_lines, write_setting
+from builders import line, make_collection, make_task, write_lines, write_setting
 from maml_en_llm.tasks.collection import Example, Examples, load_collection
 
 
@@ -145,3 +145,12 @@ def test_an_unknown_task_is_a_key_error(tmp_path: Path) -> None:
     make_task(tmp_path, "a", ["x", "y"])
     with pytest.raises(KeyError, match="has no task 'b'"):
         load_collection(tmp_path)["b"]
+
+
+def test_instructions_come_from_the_manifest(tmp_path: Path) -> None:
+    folder = make_collection(tmp_path)
+    collection = load_collection(folder)
+    assert (collection["colour"].instruction, collection["size"].instruction) == ("Name the colour.", None)
+    (folder / "manifest.json").write_text('{"tasks": [{"name": "size", "instruction": 3}]}')
+    with pytest.raises(ValueError, match=r"manifest\.json: the instruction of size must be a sentence"):
+        load_collection(folder)["size"]

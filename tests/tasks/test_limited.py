@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from maml_en_llm.cli import main
 from maml_en_llm.config import TrainConfig
 from maml_en_llm.tasks.collection import Example, load_collection
-from maml_en_llm.tasks.limited import Limited, limited, stratified_indices
+from maml_en_llm.tasks.limited import Limited, limited, stratified_indices, validation_split
 from maml_en_llm.training.loop import training_examples
 
 
@@ -91,3 +91,12 @@ def test_training_takes_limited_data(tmp_path: Path, starter_folder: Path) -> No
     assert {len(examples) for examples in complete.values()} == {300, 120}
     assert {len(examples) for examples in some.values()} == {30, 12}
     assert list(some) == list(setting.train)
+
+
+def test_a_fifth_of_every_label_is_held_out_for_validation() -> None:
+    examples = [Example(str(i), "ab"[i % 4 == 0], ("a", "b")) for i in range(200)]
+    rest, held_out = validation_split(examples, "task")
+    assert Counter(e.output for e in held_out) == {"a": 30, "b": 10}
+    assert sorted([*rest.indices, *held_out.indices]) == list(range(200))
+    again = validation_split(examples, "task")
+    assert (list(again[0].indices), list(again[1].indices)) == (list(rest.indices), list(held_out.indices))

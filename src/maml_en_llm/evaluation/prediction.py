@@ -30,7 +30,7 @@ def predict(
             "add it or correct it"
         )
     unset = EvaluateConfig(model=model, collection=Path(), setting="", output=Path())
-    form, _ = as_trained(unset, read_provenance(model))
+    form, *_ = as_trained(unset, read_provenance(model))
     tokenizer = load_tokenizer(model)
     shown = [Example(d.input, d.output, options) for d in demonstrations]
     targets = form.encode_targets(tokenizer, Example(input, options[0], options), first=not shown)

@@ -16,9 +16,11 @@ from ..models import load_model, load_tokenizer, pick_device
 from ..progress import console, stop_on_signal, track
 from ..prompts.demonstrations import fixed_demonstrations
 from ..prompts.layout import EncodedTarget, PromptFormat
-from ..tasks.collection import Example, Task, load_collection
+from ..tasks.collection import Collection, Example, Task, load_collection
+from ..tasks.limited import limited, validation_split
 from ..training.loop import check_context
 from ..training.model_card import method_label, read_provenance, versions
+from ..training.record import RunRecord, data_hash, digest
 from .metrics import metric_of, score
 from .scoring import Scorer
 
@@ -39,73 +41,149 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     log-likelihood is predicted. Predictions with all scores go to `OUTPUT.predictions.jsonl`; when a run is stopped,
     the same command continues where it was.  Raises ValueError for bad input.
     """
-    started = time.monotonic()
-    collection = load_collection(config.collection)
-    setting = collection.setting(config.setting)
-    console.print(setting.presence())
-    provenance = read_provenance(config.model)
-    form, shown = as_trained(config, provenance)
-    tasks = [collection[name] for name in getattr(setting, config.subset)]
-    scored = [task for task in tasks if task.kind != "free_form"]
-    if skipped := [task.name for task in tasks if task.kind == "free_form"]:
-        console.print(f"left out, because free-form tasks have no options to score: {', '.join(skipped)}")
-    if not scored:
-        raise ValueError(f"no target task of {config.setting} can be scored: {setting.presence()}")
-    for task in scored:  # what is not there must not be found halfway
-        task.split(config.split)
-        if shown:
-            fixed_demonstrations(task.train, shown, task.name, config.seeds[0])
-
-    tokenizer = load_tokenizer(config.model)
-    model = load_model(config.model, pick_device(config.device))
-    check_context(model, form.max_tokens, config.model)
-    scorer = Scorer(model, config.tokens_per_forward)
-    seeds = config.seeds if shown else config.seeds[:1]  # without demonstrations all seeds are equal
-    store = PredictionStore(config, provenance, scored)
-    with track("evaluate", len(scored) * len(seeds), "task seeds") as progress, stop_on_signal() as stop:
-        for task in scored:
-            for seed, rows in predict_task(
-                config, form, shown, scorer, tokenizer, task, seeds, store.finished(task.name)
-            ):
+    job = Evaluation(config)
+    store = PredictionStore(config, job.provenance, job.record.manifest_hash)
+    with track("evaluate", len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
+        for task in job.tasks:
+            for seed, rows in job.predict(task, store.finished(task.name)):
                 if rows is not None:
                     store.add(task.name, seed, rows)
                 progress.advance(figures=task.name)
                 if stop.requested:
                     raise KeyboardInterrupt("stopped; the same command continues where it was")
-
-    per_task = {}
-    for task in scored:
-        unseen = task.name in setting.unseen_domain_test
-        per_task[task.name] = task_result(task, store.rows, seeds) | {"unseen_domain": unseen}
-    subsets = ("test", "unseen_domain_test") if config.subset == "test" else ("unseen_domain_test",)
-    trained = provenance.get("config", {})
-    label = method_label(trained.get("method", ""), form.direction, shown, trained)
-    resolved = vars(config) | vars(form) | {"demonstrations": shown}
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in resolved.items()}
-    results = {
-        "format": RESULTS_FORMAT,
-        "label": config.label or (f"{label} + PMI" if config.calibrate else label),
-        "setting": config.setting,
-        "seeds": list(seeds),
-        "summary": {
-            subset: summarize(
-                [r for r in per_task.values() if subset == "test" or r["unseen_domain"]], named=setting.named[subset]
-            )
-            for subset in subsets
-        },
-        "tasks": per_task,
-        "config": plain,
-        "model": provenance,
-        "versions": versions(),
-        "seconds": round(time.monotonic() - started, 1),
-    }
+    results = job.results({task.name: task_result(task, store.rows, job.seeds) for task in job.tasks})
     store.finish()
     write_text(config.output, json.dumps(results, indent=1, ensure_ascii=False))
     return results
 
 
-def as_trained(config: EvaluateConfig, provenance: Mapping[str, Any]) -> tuple[PromptFormat, int]:
-    """Prompt format and number of demonstrations: what `config` says, else as the model was trained, else defaults."""
+class Evaluation:
+    """An evaluation with all that can be wrong with it found, its model loaded and its clock running."""
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self.config, self.started = config, time.monotonic()
+        collection = load_collection(config.collection)
+        self.setting = collection.setting(config.setting)
+        console.print(self.setting.presence())
+        self.provenance = read_provenance(config.model)
+        self.form, self.shown, self.instructed = as_trained(config, self.provenance)
+        self.seeds = config.seeds if self.shown else config.seeds[:1]  # without demonstrations all seeds are equal
+        tasks = [collection[name] for name in getattr(self.setting, config.subset)]
+        self.tasks = [task for task in tasks if task.kind != "free_form"]
+        if skipped := [task.name for task in tasks if task.kind == "free_form"]:
+            console.print(f"left out, because free-form tasks have no options to score: {', '.join(skipped)}")
+        if not self.tasks:
+            raise ValueError(f"no target task of {config.setting} can be scored: {self.setting.presence()}")
+        for task in self.tasks:  # what is not there must not be found halfway
+            task.split("train" if config.split == "validation" else config.split)
+            self.demonstrations(task, config.seeds[0])
+        if self.instructed and (without := [task.name for task in self.tasks if not task.instruction]):
+            console.print(f"scored without an instruction, because the manifest has none: {', '.join(without)}")
+
+        device = pick_device(config.device)
+        self.record = RunRecord(config, target_data_hash(config, collection), device)
+        self.tokenizer = load_tokenizer(config.model)
+        self.model = load_model(config.model, device)
+        check_context(self.model, self.form.max_tokens, config.model)
+        self.scorer = Scorer(self.model, config.tokens_per_forward)
+
+    def demonstrations(self, task: Task, seed: int) -> list[Example]:
+        if not self.shown:
+            return []
+        return fixed_demonstrations(demonstration_pool(self.config, task), self.shown, task.name, seed)
+
+    def predict(self, task: Task, finished: set[int]) -> Iterator[tuple[int, list[dict[str, Any]] | None]]:
+        """For each seed the predictions of the task's examples in order, or None for seeds that are `finished`."""
+        if set(self.seeds) <= finished:
+            yield from ((seed, None) for seed in self.seeds)
+            return
+        form, tokenizer, examples = self.form, self.tokenizer, scored_examples(self.config, task)
+        head = form.encode_instruction(tokenizer, task.instruction) if self.instructed else []
+        targets = form.encode_all_targets(tokenizer, examples, first=self.shown == 0 and not head)
+        for seed in self.seeds:
+            if seed in finished:
+                yield seed, None
+                continue
+            demonstrations = self.demonstrations(task, seed)
+            prefix = form.encode_demonstrations(tokenizer, demonstrations, first=not head)
+            scores, alone = score_targets(form, self.scorer, prefix, targets, head)
+            if self.config.calibrate:
+                scores = self._calibrated(prefix, head, examples, scores)
+            rows = []
+            for index, (example, values) in enumerate(zip(examples, scores, strict=True)):
+                lowest = min(range(len(values)), key=values.__getitem__)
+                row = {"index": index, "output": example.output, "predicted": example.options[lowest]}
+                rows.append(row | {"scores": [round(v, 6) for v in values], "shared_prefix": index not in alone})
+            yield seed, rows
+
+    def _calibrated(
+        self, prefix: list[int], head: list[int], examples: Sequence[Example], scores: list[list[float]]
+    ) -> list[list[float]]:
+        """Scores less those that the same options have with the input "N/A" (Holtzman et al., EMNLP 2021)."""
+        distinct = list(dict.fromkeys(example.options for example in examples))
+        texts = [Example("N/A", options[0], options) for options in distinct]
+        neutral = self.form.encode_all_targets(self.tokenizer, texts, first=not prefix and not head)
+        base = dict(zip(distinct, score_targets(self.form, self.scorer, prefix, neutral, head)[0], strict=True))
+        return [
+            [s - b for s, b in zip(values, base[e.options], strict=True)]
+            for e, values in zip(examples, scores, strict=True)
+        ]
+
+    def results(self, by_task: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        """The content of the results file, from the result of each task."""
+        config, setting = self.config, self.setting
+        per_task = {n: result | {"unseen_domain": n in setting.unseen_domain_test} for n, result in by_task.items()}
+        trained = self.provenance.get("config", {})
+        label = method_label(trained.get("method", ""), self.form.direction, self.shown, trained)
+        resolved = vars(config) | vars(self.form) | {"demonstrations": self.shown, "instructions": self.instructed}
+        plain = {key: str(value) if isinstance(value, Path) else value for key, value in resolved.items()}
+        return {
+            "format": RESULTS_FORMAT,
+            "label": config.label or (f"{label} + PMI" if config.calibrate else label),
+            "setting": config.setting,
+            "seeds": list(self.seeds),
+            "summary": self.summary(per_task),
+            "tasks": per_task,
+            "config": plain,
+            "model": self.provenance,
+            "versions": versions(),
+            "seconds": round(time.monotonic() - self.started, 1),
+            "run": self.record.now(),
+        }
+
+    def summary(self, by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The means over the tasks of each subset."""
+        unseen = {n: result for n, result in by_task.items() if n in self.setting.unseen_domain_test}
+        subsets = {"test": by_task} if self.config.subset == "test" else {}
+        return {
+            subset: summarize(list(results.values()), named=self.setting.named[subset])
+            for subset, results in (subsets | {"unseen_domain_test": unseen}).items()
+        }
+
+
+def demonstration_pool(config: EvaluateConfig, task: Task) -> Sequence[Example]:
+    """The examples that demonstrations are drawn from."""
+    return validation_split(task.train, task.name)[0] if config.split == "validation" else task.train
+
+
+def scored_examples(config: EvaluateConfig, task: Task) -> Sequence[Example]:
+    """The examples that are scored."""
+    held_out = config.split == "validation"
+    found = validation_split(task.train, task.name)[1] if held_out else task.split(config.split)
+    chosen = limited(found, task.name) if config.data_amount == "limited" else found
+    return chosen[: config.max_examples]
+
+
+def target_data_hash(config: EvaluateConfig, collection: Collection) -> str:
+    """Hash of what an evaluation reads of its collection."""
+    setting = collection.setting(config.setting)
+    tasks = data_hash(collection, getattr(setting, config.subset), instructions=True)
+    return digest([setting.unseen_domain_test, tasks])
+
+
+def as_trained(config: EvaluateConfig, provenance: Mapping[str, Any]) -> tuple[PromptFormat, int, bool]:
+    """Prompt format, number of demonstrations and whether prompts have an instruction at their head: what `config`
+    says, else as the model was trained, else defaults."""
     trained = dict(provenance.get("config", {}))
     if trained.get("method") == "multitask-zero-shot":
         trained["demonstrations"] = 0
@@ -116,49 +194,23 @@ def as_trained(config: EvaluateConfig, provenance: Mapping[str, Any]) -> tuple[P
     shown = int(known.pop("demonstrations"))
     if config.calibrate and known["direction"] == "channel":
         raise ValueError("calibrate is read in the direct direction only; leave it out")
-    return PromptFormat(**known, overflow=config.overflow), shown
-
-
-def predict_task(
-    config: EvaluateConfig,
-    form: PromptFormat,
-    shown: int,
-    scorer: Scorer,
-    tokenizer: Any,
-    task: Task,
-    seeds: Sequence[int],
-    finished: set[int],
-) -> Iterator[tuple[int, list[dict[str, Any]] | None]]:
-    """For each seed the predictions of the task's examples in order, or None for seeds that are `finished`."""
-    if set(seeds) <= finished:
-        yield from ((seed, None) for seed in seeds)
-        return
-    examples = task.split(config.split)[: config.max_examples]
-    targets = form.encode_all_targets(tokenizer, examples, first=shown == 0)
-    for seed in seeds:
-        if seed in finished:
-            yield seed, None
-            continue
-        demonstrations = fixed_demonstrations(task.train, shown, task.name, seed) if shown else []
-        prefix = form.encode_demonstrations(tokenizer, demonstrations)
-        scores, alone = score_targets(form, scorer, prefix, targets)
-        if config.calibrate:
-            scores = _calibrated(form, scorer, tokenizer, prefix, examples, scores, first=shown == 0)
-        rows = []
-        for index, (example, values) in enumerate(zip(examples, scores, strict=True)):
-            lowest = min(range(len(values)), key=values.__getitem__)
-            row = {"index": index, "output": example.output, "predicted": example.options[lowest]}
-            rows.append(row | {"scores": [round(value, 6) for value in values], "shared_prefix": index not in alone})
-        yield seed, rows
+    instructed = trained.get("method") == "metaict" if config.instructions is None else config.instructions
+    return PromptFormat(**known, overflow=config.overflow), shown, instructed
 
 
 def score_targets(
-    form: PromptFormat, scorer: Scorer, prefix: list[int], targets: Sequence[Sequence[EncodedTarget]]
+    form: PromptFormat,
+    scorer: Scorer,
+    prefix: list[int],
+    targets: Sequence[Sequence[EncodedTarget]],
+    head: Sequence[int] = (),
 ) -> tuple[list[list[float]], set[int]]:
-    """Scores of all options of all examples, and the indices of examples whose prompts could not share `prefix`."""
+    """Scores of all options of all examples behind `head`, which is never cut, and `prefix`, and the indices of
+    examples whose prompts could not share `prefix`."""
+    form = form.behind(head)
     if form.overflow == "fit":
         longest = max(len(target) for options in targets for target in options)
-        return scorer.score(form.fit(prefix, longest), targets), set()
+        return scorer.score([*head, *form.fit(prefix, longest)], targets), set()
     # Prompts that lose the same number of leading tokens still share all that is left of the demonstrations.
     by_cut: dict[int, list[tuple[int, int]]] = {}
     for e, options in enumerate(targets):
@@ -167,31 +219,11 @@ def score_targets(
             by_cut.setdefault(cut, []).append((e, o))
     scores = [[0.0] * len(options) for options in targets]
     for cut, members in by_cut.items():
-        for (e, o), (value,) in zip(
-            members, scorer.score(prefix[cut:], [[targets[e][o]] for e, o in members]), strict=True
-        ):
+        values = scorer.score([*head, *prefix[cut:]], [[targets[e][o]] for e, o in members])
+        for (e, o), (value,) in zip(members, values, strict=True):
             scores[e][o] = value
     alone = {e for cut, members in by_cut.items() if cut for e, _ in members}
     return scores, alone
-
-
-def _calibrated(
-    form: PromptFormat,
-    scorer: Scorer,
-    tokenizer: Any,
-    prefix: list[int],
-    examples: Sequence[Example],
-    scores: list[list[float]],
-    first: bool,
-) -> list[list[float]]:
-    """Scores less those that the same options have with the input "N/A" (Holtzman et al., EMNLP 2021)."""
-    distinct = list(dict.fromkeys(example.options for example in examples))
-    neutral = form.encode_all_targets(tokenizer, [Example("N/A", options[0], options) for options in distinct], first)
-    base = dict(zip(distinct, score_targets(form, scorer, prefix, neutral)[0], strict=True))
-    return [
-        [s - b for s, b in zip(values, base[e.options], strict=True)]
-        for e, values in zip(examples, scores, strict=True)
-    ]
 
 
 def task_result(
@@ -229,10 +261,11 @@ def summarize(task_results: Sequence[Mapping[str, Any]], named: int) -> dict[str
 class PredictionStore:
     """Predictions of a results file, kept as they come: nothing computed is lost when an evaluation stops.
 
-    Until the end they stand in `OUTPUT.unfinished.jsonl`, whose first line says what they belong to.
+    Until the end they stand in `OUTPUT.unfinished.jsonl`, whose first line says what they belong to: configuration,
+    model and `data`, the hash of the tasks.
     """
 
-    def __init__(self, config: EvaluateConfig, provenance: Mapping[str, Any], tasks: Sequence[Task]) -> None:
+    def __init__(self, config: EvaluateConfig, provenance: Mapping[str, Any], data: str) -> None:
         config.output.parent.mkdir(parents=True, exist_ok=True)
         self._final = config.output.with_suffix(".predictions.jsonl")
         self._partial = config.output.with_suffix(".unfinished.jsonl")
@@ -242,8 +275,7 @@ class PredictionStore:
         }
         weights = sorted(Path(config.model).glob("*.safetensors"))
         stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
-        sizes = [(f.name, f.stat().st_size) for task in tasks for f in sorted(task.folder.glob("*.jsonl"))]
-        header = hashlib.sha256(repr((sorted(computed.items()), provenance, stamp, sizes)).encode()).hexdigest()
+        header = hashlib.sha256(repr((sorted(computed.items()), provenance, stamp, data)).encode()).hexdigest()
         if self._partial.is_file():
             first, *lines = self._partial.read_text(encoding="utf-8").split("\n")
             if first == json.dumps({"of": header}):

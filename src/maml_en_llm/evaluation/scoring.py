@@ -90,7 +90,7 @@ class Scorer:
 
     def _packs(self, examples: Sequence[Sequence[EncodedTarget]]) -> Iterator[list[tuple[int, int]]]:
         """(example, option) of each forward pass: the longest examples first, so that memory is at its peak early."""
-        sizes = [_packed_length(targets) for targets in examples]
+        sizes = [packed_length(targets) for targets in examples]
         pack: list[tuple[int, int]] = []
         tokens = rows = 0
         for e in sorted(range(len(examples)), key=lambda e: -sizes[e]):
@@ -232,7 +232,7 @@ def _has_layer_types(config: Any) -> bool:
     return bool(getattr(config, "layer_types", None))
 
 
-def _packed_length(targets: Sequence[EncodedTarget]) -> int:
+def packed_length(targets: Sequence[EncodedTarget]) -> int:
     """Tokens of an example in a pack, at most."""
     contexts = {tuple(target.context) for target in targets}
     return sum(map(len, contexts)) + sum(len(target.answer) for target in targets)

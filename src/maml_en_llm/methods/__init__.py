@@ -44,11 +44,13 @@ def method_class(name: str) -> Callable[[TrainConfig, Tensors], Method]:
     from .language_model import LanguageModel
     from .maml_en_llm import MAMLenLLM
     from .metaicl import MetaICL
+    from .metaict import MetaICT
     from .multitask_zero_shot import MultitaskZeroShot
 
     methods: dict[str, Callable[[TrainConfig, Tensors], Method]] = {
         "language-model": LanguageModel,
         "metaicl": MetaICL,
+        "metaict": MetaICT,
         "multitask-zero-shot": MultitaskZeroShot,
         "maml-en-llm": MAMLenLLM,
     }

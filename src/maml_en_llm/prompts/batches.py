@@ -62,7 +62,8 @@ class MixtureSampler:
     example is a target once and batches are disjoint; demonstrations are drawn anew for every prompt.
 
     tasks: train examples by task name. demonstrations: how many in front of each target (all others of a task when it
-    has fewer). predicted: what counts in the loss (PromptFormat.join_training).
+    has fewer). predicted: what counts in the loss (PromptFormat.join_training). instructions: by task name, what stands
+    at the head of its prompts.
     """
 
     tasks: Mapping[str, Sequence[Example]]
@@ -73,6 +74,7 @@ class MixtureSampler:
     seed: int = 100
     predicted: Predicted = "last_answer"
     token_cache: TokenCache | None = None
+    instructions: Mapping[str, str] = field(default_factory=dict)
     _sizes: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +84,8 @@ class MixtureSampler:
         if not self._names or self._ends[-1] == 0:
             raise ValueError("there is no training example to draw from; choose a setting with training tasks present")
         self._permutation = lru_cache(maxsize=2)(self._permutation)  # type: ignore[method-assign]
+        instructions = self.instructions.items()
+        self._heads = {name: self.format.encode_instruction(self.tokenizer, text) for name, text in instructions}
         self._kept: dict[str, TokenizedExamples | None] = {}
         self._tokenized_anew: dict[str, int] = dict.fromkeys(self._names, 0)
 
@@ -121,13 +125,14 @@ class MixtureSampler:
 
     def encode(self, name: str, target: int, shown: Sequence[int]) -> EncodedPrompt:
         """The prompt of example `target` of task `name` behind the demonstrations `shown`, all given as indices."""
+        head = self._heads.get(name, [])
         if (tokenized := self._tokenized(name)) is not None:
             places = enumerate([*shown, target])
-            encoded = [tokenized.encoded(i, first=place == 0) for place, i in places]
+            encoded = [tokenized.encoded(i, first=place == 0 and not head) for place, i in places]
         else:
             examples = self.tasks[name]
-            encoded = self.format.encode_prompt(self.tokenizer, [examples[i] for i in [*shown, target]])
-        return self.format.join_training(encoded, self.predicted)
+            encoded = self.format.encode_prompt(self.tokenizer, [examples[i] for i in [*shown, target]], not head)
+        return self.format.join_training(encoded, head, self.predicted)
 
 
 @dataclass

@@ -8,7 +8,7 @@ and `spaces` equal those of the reference implementation; golden files in the te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -67,29 +67,53 @@ class PromptFormat:
                 f"({self.max_tokens_per_example}), so an example may not fit; raise the one or lower the other"
             )
 
-    def encode_training(self, tokenizer: Any, demonstrations: Sequence[Example], example: Example) -> EncodedPrompt:
-        """The prompt whose answer is the example's own output (channel: its input), cut from the left if too long."""
-        return self.join_training(self.encode_prompt(tokenizer, [*demonstrations, example]))
+    def encode_training(
+        self, tokenizer: Any, demonstrations: Sequence[Example], example: Example, head: Sequence[int] = ()
+    ) -> EncodedPrompt:
+        """The prompt whose answer is the example's own output (channel: its input), cut from the left if too long.
 
-    def encode_prompt(self, tokenizer: Any, examples: Sequence[Example]) -> list[EncodedTarget]:
-        """Each example with its own output, as they stand one behind the other in a prompt."""
-        return self._encode(tokenizer, [(e.input, e.output, e, place == 0) for place, e in enumerate(examples)])
+        head: token ids of an instruction, which stays whole.
+        """
+        return self.join_training(self.encode_prompt(tokenizer, [*demonstrations, example], first=not head), head)
+
+    def encode_prompt(self, tokenizer: Any, examples: Sequence[Example], first: bool = True) -> list[EncodedTarget]:
+        """Each example with its own output, one behind the other; `first` when nothing stands before them."""
+        return self._encode(tokenizer, [(e.input, e.output, e, first and i == 0) for i, e in enumerate(examples)])
+
+    def encode_instruction(self, tokenizer: Any, instruction: str | None) -> list[int]:
+        """Token ids of what stands at the head of a prompt; no example behind it counts as the first of its prompt."""
+        return list(tokenizer(instruction, add_special_tokens=False)["input_ids"]) if instruction else []
+
+    def behind(self, head: Sequence[int]) -> PromptFormat:
+        """The format of what stands behind `head`; ValueError when too little room is left."""
+        room = self.max_tokens - len(head)
+        if head and room < self.max_tokens_per_example:
+            raise ValueError(
+                f"an instruction of {len(head)} tokens leaves {room} of max_tokens ({self.max_tokens}), less than "
+                f"max_tokens_per_example ({self.max_tokens_per_example}); shorten it or raise max_tokens"
+            )
+        return replace(self, max_tokens=room)
 
     def encode_examples(self, tokenizer: Any, examples: Sequence[Example], first: bool) -> list[EncodedTarget]:
         """Each example with its own output, as it stands first in a prompt or behind others."""
         return self._encode(tokenizer, [(example.input, example.output, example, first) for example in examples])
 
-    def join_training(self, encoded: Sequence[EncodedTarget], predicted: Predicted = "last_answer") -> EncodedPrompt:
-        """The prompt of encoded demonstrations and, last, the example, cut from the left if too long.
+    def join_training(
+        self, encoded: Sequence[EncodedTarget], head: Sequence[int] = (), predicted: Predicted = "last_answer"
+    ) -> EncodedPrompt:
+        """The prompt of encoded demonstrations and, last, the example, cut from the left behind `head` if too long.
 
-        predicted: what the mask marks: the example's answer, those of the demonstrations too, or every token.
+        head: token ids of an instruction. predicted: what the mask marks, the example's answer, those of the
+        demonstrations too, or every token.
         """
-        token_ids, mask = [], []
+        token_ids: list[int] = []
+        mask: list[bool] = []
         for place, target in enumerate(encoded):
             answers = predicted != "last_answer" or place == len(encoded) - 1
             token_ids += [*target.context, *target.answer]
             mask += [predicted == "text"] * len(target.context) + [answers] * len(target.answer)
-        return EncodedPrompt(token_ids[-self.max_tokens :], mask[-self.max_tokens :])
+        room = self.behind(head).max_tokens
+        return EncodedPrompt([*head, *token_ids[-room:]], [predicted == "text"] * len(head) + mask[-room:])
 
     def encode_options(
         self, tokenizer: Any, demonstrations: Sequence[Example], example: Example, longest: int | None = None
@@ -105,9 +129,9 @@ class PromptFormat:
             prefix = self.fit(prefix, max(longest or 0, *(len(target) for target in targets)))
         return [self.join(prefix, target) for target in targets]
 
-    def encode_demonstrations(self, tokenizer: Any, demonstrations: Sequence[Example]) -> list[int]:
-        """Token ids of the demonstrations alone, uncut."""
-        shown = self.encode_prompt(tokenizer, demonstrations)
+    def encode_demonstrations(self, tokenizer: Any, demonstrations: Sequence[Example], first: bool = True) -> list[int]:
+        """Token ids of the demonstrations alone, uncut; `first` when nothing stands before them."""
+        shown = self.encode_prompt(tokenizer, demonstrations, first)
         return [token for target in shown for token in (*target.context, *target.answer)]
 
     def encode_targets(self, tokenizer: Any, example: Example, first: bool) -> list[EncodedTarget]:

@@ -44,12 +44,13 @@ class Stage:
     lr: float = 2e-3
     tasks: int = 4000
     running_text: float = 0.0
+    warmup: float = 0.05
     schedule: Literal["linear", "constant"] = "constant"
 
 
 STAGES = (
-    Stage("1-repeats", Difficulty((2, 2), 1, plain_labels=False), 9, 150, prompts=32, tasks=2000),
-    Stage("2-few-words", Difficulty((2, 2), 3, plain_labels=False), 11, 150, prompts=32, tasks=2000),
+    Stage("1-repeats", Difficulty((2, 2), 1, plain_labels=False), 9, 150, prompts=32, tasks=2000, warmup=0.3),
+    Stage("2-few-words", Difficulty((2, 2), 3, plain_labels=False), 11, 150, prompts=32, tasks=2000, warmup=0.3),
     Stage("3-categories", Difficulty((2, 3)), 13, 400, prompts=32),
     Stage("4-sentences", Difficulty((2, 2), frames=True), 12, 1000),
     Stage(
@@ -83,7 +84,7 @@ def make_language_model(output: Path, stages: Iterable[Stage] = STAGES) -> Path:
                 lr=stage.lr,
                 adam_betas=(0.9, 0.98),
                 weight_decay=0.01,
-                warmup=0.02,
+                warmup=stage.warmup,
                 schedule=stage.schedule,
                 trainable="last_blocks",  # all blocks: the embeddings stay as they are
                 last_blocks=LAYERS,

@@ -147,6 +147,8 @@ class Task:
     name: str
     folder: Path
     declared_kind: str | None = None
+    instruction: str | None = None
+    """What the task asks for in a sentence, if the manifest has one."""
 
     def split(self, name: str) -> Examples:
         """The examples of split `name`; ValueError when the task does not have it."""
@@ -227,8 +229,12 @@ class Collection(Mapping[str, Task]):
 
     @cached_property
     def _tasks(self) -> dict[str, Task]:
-        kinds = {entry["name"]: entry.get("kind") for entry in self.manifest.get("tasks", ())}
-        return {folder.name: Task(folder.name, folder, kinds.get(folder.name)) for folder in self.task_folders}
+        said = {entry["name"]: entry for entry in self.manifest.get("tasks", ())}
+        for name, entry in said.items():
+            if not isinstance(entry.get("instruction", ""), str | None):
+                raise ValueError(f"{self.path / 'manifest.json'}: the instruction of {name} must be a sentence")
+        entries = [(folder, said.get(folder.name, {})) for folder in self.task_folders]
+        return {f.name: Task(f.name, f, entry.get("kind"), entry.get("instruction")) for f, entry in entries}
 
     @property
     def task_folders(self) -> list[Path]:

@@ -14,6 +14,7 @@ from .seeds import random_generator
 from .writing import write_json, write_task
 
 SHARE = 0.1
+VALIDATION_SHARE = 0.2
 
 
 class Limited(Sequence[Example]):
@@ -63,10 +64,21 @@ def limited(examples: Sequence[Example], task: str, share: float = SHARE, seed: 
 
     Deterministic: the same task, seed and examples give the same view.
     """
+    return Limited(examples, stratified_indices(_labels(examples), share, task, seed))
+
+
+def validation_split(examples: Sequence[Example], task: str) -> tuple[Limited, Limited]:
+    """(rest, held out) of a task's train examples: a fifth is held out, stratified by label; always the same."""
+    held_out = stratified_indices(_labels(examples), VALIDATION_SHARE, task, "validation")
+    rest = sorted(set(range(len(examples))) - set(held_out))
+    return Limited(examples, rest), Limited(examples, held_out)
+
+
+def _labels(examples: Sequence[Example]) -> list[str]:
+    """The label of each example; all alike for free-form and multiple choice."""
     found = [(example.output, example.options) for example in examples]
     one_list = len({options for _, options in found}) == 1 and found[0][1]
-    labels = [output if one_list else "" for output, _ in found]
-    return Limited(examples, stratified_indices(labels, share, task, seed))
+    return [output if one_list else "" for output, _ in found]
 
 
 def write_limited(collection: Collection, output: Path, share: float = SHARE, seed: int = 100) -> None:

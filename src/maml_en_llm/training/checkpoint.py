@@ -16,8 +16,9 @@ from ..bilevel import Moments
 from ..config import TrainConfig, read_yaml, to_yaml
 from ..files import replace_folder, write_text
 
-# Keys that may differ between a run and its continuation: they do not change what is computed.
-FREE_ON_RESUME = {"output", "resume", "checkpoint_every", "device", "plan"}
+# Keys that may differ between a run and its continuation: they do not change what is computed. Of a collection that
+# lies elsewhere the data are compared.
+FREE_ON_RESUME = {"collection", "output", "resume", "checkpoint_every", "device", "plan"}
 
 
 class RunDirectory:
@@ -30,6 +31,7 @@ class RunDirectory:
     def __init__(self, config: TrainConfig, fingerprint: Mapping[str, int]) -> None:
         self.folder = config.output
         self.model = self.folder / "model"
+        self.record = self.folder / "run.json"
         self._metrics = self.folder / "metrics.jsonl"
         self._checkpoints = self.folder / "checkpoints"
         self._config, self._fingerprint = config, dict(fingerprint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ..tasks.collection import Collection, Example, Setting, load_collection
 from ..tasks.limited import limited
 from .checkpoint import RunDirectory
 from .model_card import provenance_files
+from .record import RunRecord, data_hash
 
 
 def train(config: TrainConfig) -> Path:
@@ -38,15 +40,21 @@ def train(config: TrainConfig) -> Path:
     checkpoint.
     """
     collection = load_collection(config.collection)
-    setting = collection.setting(config.setting)
+    setting = training_setting(config, collection)
     run = RunDirectory(config, fingerprint=data_fingerprint(collection, setting))
     console.print(setting.presence())
+    left_out = [name for name in collection.setting(config.setting).train if name not in setting.train]
+    if left_out:
+        console.print(f"left out, because the manifest has no instruction for them: {', '.join(left_out)}")
     if run.finished:
         console.print(f"{run.model} is finished already")
         return run.model
 
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
+    record = RunRecord(config, training_data_hash(config, collection), device, run.record)
+    if record.earlier.get("manifest_hash", record.manifest_hash) != record.manifest_hash:
+        raise ValueError(f"{run.record}: the training data has changed since the run began; choose another --output")
     tokenizer = load_tokenizer(config.model)
     model = load_model(config.model, device)
     check_context(model, config.max_tokens, config.model)
@@ -59,6 +67,7 @@ def train(config: TrainConfig) -> Path:
     group = config.batches_per_update
     updates = config.batches // group
     run.begin()
+    record.write()
     first = run.restore(parameters, method.moments) // group
     saved_at = first * group
     started = time.monotonic()
@@ -76,21 +85,27 @@ def train(config: TrainConfig) -> Path:
             due = config.checkpoint_every and seen - saved_at >= config.checkpoint_every
             if (due or stop.requested) and seen < updates * group:
                 run.save(seen, parameters, method.moments)
+                record.write()
                 saved_at = seen
             if stop.requested and seen < updates * group:
                 raise KeyboardInterrupt(f"stopped after {seen} batches; add --resume to the command to continue")
 
     trained = sum(parameter.numel() for parameter in parameters.values())
-    save_model(merge_trained(model), tokenizer, run.model, provenance_files(config, collection, setting, trained))
+    hashes = {"config_hash": record.config_hash, "manifest_hash": record.manifest_hash}
+    files = provenance_files(config, collection, setting, trained, hashes)
+    record.write()
+    save_model(merge_trained(model), tokenizer, run.model, files)
     run.finish()
     return run.model
 
 
 def training_batches(config: TrainConfig, method: Method, collection: Collection, tokenizer: Any) -> Sampler:
     """The batches of a run, by number."""
-    form = config.prompt_format()
+    form, setting = config.prompt_format(), training_setting(config, collection)
+    instructions = {name: collection[name].instruction for name in setting.train} if config.instructed else {}
     return method.sampler(
-        tasks=training_examples(config, collection, collection.setting(config.setting)),
+        tasks=training_examples(config, collection, setting),
+        instructions=instructions,
         format=form,
         tokenizer=tokenizer,
         token_cache=TokenCache(tokenizer, form, cache_folder()),
@@ -98,6 +113,20 @@ def training_batches(config: TrainConfig, method: Method, collection: Collection
         prompts_per_batch=config.batch_size,
         seed=config.seed,
     )
+
+
+def training_setting(config: TrainConfig, collection: Collection) -> Setting:
+    """The setting of a run; a method that reads instructions trains on the tasks that have one."""
+    setting = collection.setting(config.setting)
+    if not config.instructed:
+        return setting
+    instructed = tuple(name for name in setting.train if collection[name].instruction)
+    if not instructed:
+        raise ValueError(
+            f"no training task of {config.setting} has an instruction, which method={config.method} needs; "
+            f'add "instruction" to tasks in {collection.path / "manifest.json"}'
+        )
+    return replace(setting, train=instructed)
 
 
 def training_examples(config: TrainConfig, collection: Collection, setting: Setting) -> dict[str, Sequence[Example]]:
@@ -120,6 +149,11 @@ def check_context(model: torch.nn.Module, max_tokens: int, name: str) -> None:
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and max_tokens > context:
         raise ValueError(f"max_tokens is {max_tokens} but {name} reads at most {context}; lower --max-tokens")
+
+
+def training_data_hash(config: TrainConfig, collection: Collection) -> str:
+    """Hash of what a run reads of its collection."""
+    return data_hash(collection, training_setting(config, collection).train, ("train",), config.instructed)
 
 
 def data_fingerprint(collection: Collection, setting: Setting) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def method_label(method: str, direction: str, shown: int, config: dict[str, Any]
         name = f"{'MAML' if config['order'] == 'second' else 'FOMAML'}-{2 * config['inner_steps']}-{config['copies']}"
     else:
         untrained = "Raw LM" if shown else "No ICL"
-        names = {"metaicl": "MetaICL", "multitask-zero-shot": "Multi-task zero-shot"}
+        names = {"metaicl": "MetaICL", "metaict": "MetaICT", "multitask-zero-shot": "Multi-task zero-shot"}
         name = untrained if method in ("", "language-model") else names.get(method, method)
     return f"Channel {name}" if direction == "channel" else name
 
@@ -46,7 +47,9 @@ def trained_part(config: TrainConfig) -> str:
     }[config.trainable]
 
 
-def provenance_files(config: TrainConfig, collection: Collection, setting: Setting, trained: int) -> dict[str, str]:
+def provenance_files(
+    config: TrainConfig, collection: Collection, setting: Setting, trained: int, hashes: Mapping[str, str]
+) -> dict[str, str]:
     """README.md (the model card) and PROVENANCE, as name -> text; `trained`: how many numbers learned."""
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()}
     plain["shared_moments"] = config.shares_moments
@@ -61,6 +64,7 @@ def provenance_files(config: TrainConfig, collection: Collection, setting: Setti
         "training_tasks_named": setting.named["train"],
         "started_from": read_provenance(config.model) or config.model,
         "versions": versions(),
+        **hashes,
     }
     order = f"{config.order} order, " if config.method == "maml-en-llm" else ""
     rows = "\n".join(f"| {key} | {value} |" for key, value in plain.items() if key not in ("output", "resume", "plan"))

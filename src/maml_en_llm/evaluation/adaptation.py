@@ -1,0 +1,126 @@
+"""Very-few-shot adaptation: a model learns each target task from a few of its examples, and is scored before and after.
+
+For each task (the paper's table 4): 16 examples of its train split, one AdamW step on each, behind as many of the
+others as fit in 256 tokens; then the evaluation; then the model is what it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..bilevel import AdamW, update_all_, value_and_gradient
+from ..bilevel.steps import Tensors
+from ..config import AdaptConfig
+from ..files import write_text
+from ..models import PromptLoss, trainable_parameters
+from ..progress import stop_on_signal, track
+from ..prompts.batches import Batch
+from ..prompts.demonstrations import draw_indices
+from ..prompts.layout import EncodedPrompt, PromptFormat
+from ..tasks.collection import Example, Task
+from ..tasks.seeds import random_generator
+from .protocol import Evaluation, PredictionStore, demonstration_pool, task_result
+
+PAPER_LR = 1e-7
+
+
+def adapt(config: AdaptConfig) -> dict[str, Any]:
+    """Scores a model on each target task before and after adapting to it, and writes the results file; returns its
+    content: that of `evaluate` after adaptation, with a task's result before it under `before`.
+
+    A task that is finished is not done again when the same command continues.  Raises ValueError for bad input.
+    """
+    job = Evaluation(config)
+    parameters = {name: p.detach() for name, p in trainable_parameters(job.model).items()}
+    start = {name: parameter.clone() for name, parameter in parameters.items()}
+    after = PredictionStore(config, job.provenance, job.record.manifest_hash)
+    unadapted = replace(config, output=config.output.with_suffix(".before.json"))
+    before = PredictionStore(unadapted, job.provenance, job.record.manifest_hash)
+    steps = 0
+    with track("adapt", 2 * len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
+        for task in job.tasks:
+            prompts = adaptation_prompts(job, config, task)
+            steps = max(steps, len(prompts))
+            for store in (before, after):
+                if store is after and not set(job.seeds) <= after.finished(task.name):
+                    learn(job.model, parameters, prompts, config.lr)
+                for seed, rows in job.predict(task, store.finished(task.name)):
+                    if rows is not None:
+                        store.add(task.name, seed, rows)
+                    progress.advance(figures=task.name)
+                    if stop.requested:
+                        raise KeyboardInterrupt("stopped; the same command continues where it was")
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(start[name])
+    earlier = {task.name: task_result(task, before.rows, job.seeds) for task in job.tasks}
+    results = job.results(
+        {t.name: task_result(t, after.rows, job.seeds) | {"before": earlier[t.name]} for t in job.tasks}
+    )
+    results["label"] = config.label or adapted_label(results["label"], config.lr)
+    results["adaptation"] = {
+        "steps": steps,
+        "lr": config.lr,
+        "adapted_from": config.model,
+        "before": job.summary(earlier),
+    }
+    before.finish()
+    after.finish()
+    write_text(config.output, json.dumps(results, indent=1, ensure_ascii=False))
+    return results
+
+
+def adapted_label(label: str, lr: float) -> str:
+    """The row's name in reports; learning rates other than the paper's are named."""
+    return f"{label} + adaptation" if lr == PAPER_LR else f"{label} + adaptation, lr {lr:g}"
+
+
+def adaptation_prompts(job: Evaluation, config: AdaptConfig, task: Task) -> list[EncodedPrompt]:
+    """The prompts that `task` is learned from, in order: each drawn example behind others of those drawn, as many as
+    fit whole in `adaptation_tokens`.  Raises ValueError when the task has too few examples."""
+    pool, count = demonstration_pool(config, task), config.adaptation_examples
+    if len(pool) < count:
+        raise ValueError(
+            f"the task {task.name} has {len(pool)} train examples, fewer than the {count} to adapt to; "
+            "lower --adaptation-examples or add examples"
+        )
+    generator = random_generator("adaptation", task.name, config.adaptation_seed)
+    drawn = [pool[index] for index in draw_indices(generator, len(pool), count)]
+    limit = config.adaptation_tokens
+    form = replace(job.form, max_tokens=limit, max_tokens_per_example=min(limit, job.form.max_tokens_per_example))
+    head = form.encode_instruction(job.tokenizer, task.instruction) if job.instructed else []
+    if head:  # it may take room from the example, which is cut to what is left
+        room = max(4, limit - len(head))
+        form = replace(form, max_tokens_per_example=min(room, form.max_tokens_per_example))
+    prompts = []
+    for target in range(count):
+        others = [drawn[i] for i in generator.permutation(count) if i != target][: job.shown]
+        shown = others_that_fit(form, job.tokenizer, others, drawn[target], head)
+        prompts.append(form.encode_training(job.tokenizer, shown, drawn[target], head))
+    return prompts
+
+
+def others_that_fit(
+    form: PromptFormat, tokenizer: Any, others: Sequence[Example], target: Example, head: Sequence[int]
+) -> list[Example]:
+    """The first of `others` that stand in front of `target` without anything being cut."""
+    free = replace(form, max_tokens=1 << 30)
+    count = len(others)
+    while count and len(free.encode_training(tokenizer, others[:count], target, head).token_ids) > form.max_tokens:
+        count -= 1
+    return list(others[:count])
+
+
+def learn(model: Any, parameters: Tensors, prompts: Sequence[EncodedPrompt], lr: float) -> None:
+    """One AdamW step on each prompt in turn, from fresh moments; changes `parameters` in place."""
+    loss, step = PromptLoss(model), AdamW(lr=lr)
+    moments = step.init(parameters)
+    device = next(model.parameters()).device
+    for prompt in prompts:
+        _, gradients = value_and_gradient(loss, parameters, Batch.from_prompts([prompt]).to(device))
+        update_all_(step, parameters, gradients, moments)

@@ -1,0 +1,109 @@
+"""What a table's rows will take: each row's state, and estimates of time, memory and disk of what is left."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..evaluation.protocol import as_trained, scored_examples
+from ..evaluation.scoring import packed_length
+from ..models import load_tokenizer, pick_device
+from ..progress import duration
+from ..training.plan import Plan, calibrate, model_shape, new_model
+from ..training.plan import plan as plan_training
+from .rows import Row
+from .run import Set
+
+SAMPLED_EXAMPLES = 16
+
+
+def plan(runs: Set) -> str:
+    """The rows with their state and what is left of them to do, and the sums; estimates are for this machine.
+
+    Reads the collection and the model's shape and tokenizer; without them there are no estimates. Writes nothing.
+    """
+    estimate, why = _estimator(runs)
+    lines = [["setting", "row", "training", "scoring", "status", "time", "memory"]]
+    seconds = memory = disk = 0.0
+    statuses = []
+    for row in runs.rows:
+        status = runs.status(row)
+        statuses.append(status)
+        batches = f"{row.train.batches:,} batches" if row.train is not None else "none"
+        cells = [row.setting, row.name, batches, scoring(runs, row), status, "", ""]
+        if estimate is not None and status != "finished":
+            try:
+                time, peak, space = estimate(row)
+                seconds, memory, disk = seconds + time, max(memory, peak), disk + space
+                cells[5:] = duration(time), f"{peak / 2**30:.2f} GiB" if peak else ""
+            except ValueError as error:
+                cells[5] = f"will fail: {error}"
+        lines.append(cells)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in ("finished", "partial", "to do"))
+    last = f"{len(runs.rows)} rows: {counts}; " + (why and f"no estimates: {why}")
+    if estimate is not None:
+        last += f"about {duration(seconds)}, {memory / 2**30:.2f} GiB of memory, {disk / 2**30:.2f} GiB of disk"
+    return "\n".join([*padded, last])
+
+
+def scoring(runs: Set, row: Row) -> str:
+    """What is scored, in words."""
+    seeds = 1 if row.score.demonstrations == 0 else len(row.score.seeds)
+    if runs.opened is None:
+        return f"{seeds} seeds"
+    tasks = [runs.opened[name] for name in getattr(runs.opened.setting(row.setting), row.score.subset)]
+    return f"{sum(task.kind != 'free_form' for task in tasks)} tasks x {seeds} seeds"
+
+
+def _estimator(runs: Set) -> tuple[Any, str]:
+    """A function from a row to the seconds, bytes of memory and bytes of disk that it will take; else None and why."""
+    if runs.opened is None:
+        return None, f"{runs.rows[0].score.collection} is not a collection; give --collection"
+    base = next((row.train.model for row in runs.rows if row.train is not None), runs.rows[0].score.model)
+    try:
+        device, tokenizer, shape = pick_device(runs.rows[0].score.device), load_tokenizer(base), model_shape(base)
+    except ValueError as error:
+        return None, str(error)
+    parameters = sum(p.numel() for p in new_model(shape, torch.device("meta")).parameters())
+    products = calibrate(shape, 1, min(512, getattr(shape, "max_position_embeddings", 512)), 8, device).products
+    trainings: dict[str, Plan] = {}
+    counted: set[Path] = set()  # runs that an earlier row trains
+    lengths: dict[tuple[Any, ...], float] = {}
+
+    def estimate(row: Row) -> tuple[float, float, float]:
+        seconds = 2 * parameters * _tokens(runs, row, tokenizer, lengths) / products
+        if row.train is None or row.train.output in counted or runs.is_trained(row):
+            return seconds, 0.0, 0.0
+        name = row.train.output.name
+        if name not in trainings:  # alike in every setting
+            trainings[name] = plan_training(row.train)
+        found = trainings[name]
+        counted.add(row.train.output)
+        return found.seconds + seconds, found.memory, 4.0 * parameters
+
+    return estimate, ""
+
+
+def _tokens(runs: Set, row: Row, tokenizer: Any, lengths: dict[tuple[Any, ...], float]) -> float:
+    """Tokens that scoring a row computes: demonstrations once per task and seed, then what follows them."""
+    assert runs.opened is not None
+    score = row.score
+    form, shown, _ = as_trained(score, {"config": vars(row.train)} if row.train is not None else {})
+    seeds = len(score.seeds) if shown else 1
+    total = 0.0
+    for name in getattr(runs.opened.setting(row.setting), score.subset):
+        task = runs.opened[name]
+        key = (name, form, score.split, score.data_amount, score.max_examples)
+        if task.kind == "free_form":
+            continue
+        if key not in lengths:
+            examples = scored_examples(score, task)
+            targets = form.encode_all_targets(tokenizer, examples[:SAMPLED_EXAMPLES], first=False)
+            lengths[key] = len(examples) * statistics.mean(map(packed_length, targets))
+        total += seeds * (lengths[key] + (form.max_tokens if shown else 0))
+    return total

@@ -1,0 +1,190 @@
+"""A table as data: shared values, settings, and rows that say only how they differ (experiments/tables/*.yaml)."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from ..config import AdaptConfig, EvaluateConfig, TrainConfig, load_yaml, typed_keys, unread_keys
+
+TableName = Literal[
+    "table2a",
+    "table2b",
+    "table3a",
+    "table3b",
+    "table4",
+    "table5",
+    "table6",
+    "runtime",
+    "exploration",
+    "baselines",
+]
+TABLES = Path(__file__).parent / "tables"
+TABLE_NAMES: tuple[str, ...] = typing.get_args(TableName)
+SECTIONS: dict[str, type[Any]] = {"train": TrainConfig, "evaluate": EvaluateConfig, "adapt": AdaptConfig}
+ROW_KEYS = {"run", *SECTIONS}
+TABLE_KEYS = {"about", "settings", "model", "runs", "rows", *SECTIONS}
+GIVEN = ("collection", "setting", "model", "output", "device", "resume", "plan")  # by flags, not by tables
+HUB = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # hub ids of openai-community
+
+Sections = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell of a table: how its model is trained (None: it is not) and how it is scored."""
+
+    name: str
+    setting: str
+    train: TrainConfig | None
+    score: EvaluateConfig
+
+    def __str__(self) -> str:
+        return f"{self.setting}/{self.name}"
+
+
+@dataclass
+class Overrides:
+    """What the user changes: of a table's shared values by a file (`sections`), of every row by flags (`forced`)."""
+
+    where: str = ""
+    sections: Sections = field(default_factory=dict)
+    forced: Sections = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table file, its values typed."""
+
+    name: str
+    path: Path
+    settings: tuple[str, ...]
+    model: str
+    runs: str
+    shared: Sections
+    rows: Mapping[str, dict[str, Any]]
+
+
+def read_table(name: str, folder: Path = TABLES) -> Table:
+    """The table of that name; ValueError naming file, row and key when it is not one."""
+    path = folder / f"{name}.yaml"
+    record = load_yaml(path)
+    _refuse_unknown(record, TABLE_KEYS, str(path))
+    rows = {}
+    for row, differences in (record.get("rows") or {}).items():
+        where = f"{path}: row {row}"
+        _refuse_unknown(differences or {}, ROW_KEYS, where)
+        rows[row] = _sections(differences or {}, where) | {k: v for k, v in (differences or {}).items() if k == "run"}
+    if not rows or not record.get("settings") or not record.get("model"):
+        raise ValueError(f"{path}: a table needs settings, a model and rows")
+    runs = record.get("runs", name)
+    return Table(name, path, tuple(record["settings"]), record["model"], runs, _sections(record, str(path)), rows)
+
+
+def read_overrides(path: Path) -> Overrides:
+    """The user's file: settings, model, and keys of training and evaluation, either in sections `train`, `evaluate`
+    and `adapt` or without, which means every section that has the key."""
+    record = load_yaml(path)
+    plain = {k: v for k, v in record.items() if k not in {*SECTIONS, "settings", "model"}}
+    sections = _sections(record, str(path))
+    known = {name: typing.get_type_hints(SECTIONS[name]) for name in ("train", "evaluate")}
+    for key, value in plain.items():
+        readers = [name for name, hints in known.items() if key in hints]
+        if not readers:
+            names = ", ".join(sorted({*SECTIONS, "settings", "model", *known["train"], *known["evaluate"]} - {*GIVEN}))
+            raise ValueError(f"{path}: unknown key {key!r}; known keys are {names}")
+        for name in readers:
+            typed = _sections({name: {key: value}}, str(path))[name]
+            sections[name] = typed | sections.get(name, {})
+    settings = record.get("settings", [])
+    if not isinstance(settings, list) or not all(isinstance(name, str) for name in settings):
+        raise ValueError(f"{path}: settings is {settings!r}; it must be a list of names")
+    return Overrides(str(path), sections, settings=tuple(settings), model=record.get("model"))
+
+
+def rows_of(
+    table: Table,
+    overrides: Overrides,
+    *,
+    settings: Sequence[str],
+    model: str,
+    collection: Path,
+    output: Path,
+    device: str = "auto",
+) -> list[Row]:
+    """Every row of the table in every setting; ValueError for a value that is wrong or that no row reads."""
+    trainers = table if table.runs == table.name else read_table(table.runs, table.path.parent)
+    model = f"openai-community/{model}" if model in HUB and not Path(model).is_dir() else model
+    given = {"collection": collection, "device": device}
+    read: set[str] = set()
+    found = []
+    for setting in settings:
+        for name, row in table.rows.items():
+            run = row.get("run", name)
+            source = trainers if "run" in row else table
+            if run not in source.rows:
+                raise ValueError(f"{table.path}: row {name}: {source.path} has no row {run!r}")
+            train = None
+            if "train" in source.rows[run]:
+                place = output / source.name / "runs" / setting / run
+                values = given | {"setting": setting, "model": model, "output": place, "resume": True}
+                shared = source.shared.get("train", {}) | overrides.sections.get("train", {})
+                differences = source.rows[run]["train"] | overrides.forced.get("train", {})
+                keys = _read_keys(shared, differences)
+                read |= keys.keys() & overrides.sections.get("train", {}).keys()
+                train = _make(TrainConfig, values | keys, f"{source.path.name}: row {run}")
+            section = "adapt" if "adapt" in row else "evaluate"
+            values = given | {"setting": setting, "model": str(train.output / "model") if train else model}
+            values["output"] = output / table.name / "results" / setting / f"{name}.json"
+            for part in (table.shared, overrides.sections, row, overrides.forced):
+                for reader in ("evaluate", "adapt") if section == "adapt" else ("evaluate",):
+                    values |= part.get(reader, {})
+                    read |= part.get(reader, {}).keys()
+            score = _make(SECTIONS[section], values, f"{table.path.name}: row {name}")
+            found.append(Row(name, setting, train, score))
+    unread = [k for section in overrides.sections.values() for k in section if k not in read]
+    if unread and found:
+        raise ValueError(f"{overrides.where}: {unread[0]} is read by no row of {table.name}; leave it out")
+    return found
+
+
+def _read_keys(shared: Mapping[str, Any], differences: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's keys of training: of the shared ones those that its method reads."""
+    defaults = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
+    unread = unread_keys(SimpleNamespace(**(defaults | dict(shared) | dict(differences))))
+    return {k: v for k, v in shared.items() if k not in unread} | dict(differences)
+
+
+def _make(config_type: type[Any], values: Mapping[str, Any], where: str) -> Any:
+    try:
+        return config_type(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _sections(record: Mapping[str, Any], where: str) -> Sections:
+    """The typed sections of a table, a row or a user's file."""
+    found = {}
+    for name, config_type in SECTIONS.items():
+        if name not in record:
+            continue
+        if not isinstance(record[name], dict):
+            raise ValueError(f"{where}: {name} must hold keys and values, like `{name}: {{max_tokens: 512}}`")
+        given = [key for key in record[name] if key in GIVEN]
+        if given:
+            raise ValueError(f"{where}: {name}: {given[0]} is not a value of a table; use the flags of `reproduce`")
+        found[name] = typed_keys(record[name], config_type, f"{where}: {name}")
+    return found
+
+
+def _refuse_unknown(record: Mapping[str, Any], known: set[str], where: str) -> None:
+    for key in record:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}; known keys are {', '.join(sorted(known))}")

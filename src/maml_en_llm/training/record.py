@@ -1,0 +1,150 @@
+"""What a result was made of and what it cost: hashes of its inputs, the code, the machine, time and memory.
+
+Two hashes say whether something was computed from the same inputs: `config_hash` of every key that changes what is
+computed, and `data_hash` of the tasks it read. A trained model counts as the two hashes of its training, so it can be
+known before it exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..files import write_text
+from ..tasks.collection import SPLITS, Collection, read_json_object
+from .checkpoint import FREE_ON_RESUME
+from .model_card import read_provenance
+
+# Keys that do not change what is computed; the collection and the model count by what is in them.
+FREE = FREE_ON_RESUME | {"tokens_per_forward"}
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's JSON."""
+    text = json.dumps(value, sort_keys=True, default=lambda other: str(other))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def config_hash(config: Any, model: str | None = None) -> str:
+    """Hash of the keys of a configuration that change what is computed; `model`: what `model_identity` would say."""
+    keys = {key: value for key, value in vars(config).items() if key not in FREE}
+    return digest(keys | {"model": model or model_identity(config.model)})
+
+
+def model_identity(model: str) -> str:
+    """What a model is, wherever it lies: how it was trained, else the content of its folder, else its hub id."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    provenance = read_provenance(model)
+    if "config_hash" in provenance:
+        return trained_identity(provenance["config_hash"], provenance["manifest_hash"])
+    return digest([(path.name, content_hash(path)) for path in sorted(folder.iterdir()) if path.is_file()])
+
+
+def trained_identity(config: str, data: str) -> str:
+    """The identity of the model that a training with these two hashes makes."""
+    return digest(["trained", config, data])
+
+
+def data_hash(
+    collection: Collection, tasks: Sequence[str], splits: Sequence[str] = SPLITS, instructions: bool = False
+) -> str:
+    """Hash of the tasks' kinds and the content of their files, and of their instructions if these are read."""
+    found = []
+    for name in tasks:
+        task = collection[name]
+        files = [(split, content_hash(task.folder / f"{split}.jsonl")) for split in splits if task.has(split)]
+        found.append((name, task.kind, files, collection[name].instruction if instructions else None))
+    return digest(found)
+
+
+def content_hash(path: Path) -> str:
+    state = path.stat()
+    return _content_hash(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _content_hash(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def code_version() -> str:
+    """The commit of the checkout that this code stands in, with +dirty when it was changed; else the version."""
+    root = Path(__file__).parents[3]
+    if (root / ".git").exists():
+        words = ["git", "-C", str(root), "describe", "--always", "--tags", "--dirty=+dirty"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    return version("maml-en-llm")
+
+
+def hardware(device: torch.device) -> str:
+    """The machine part that computes, in words."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, 1 of {torch.cuda.device_count()}"
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        name = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    return f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else f"{name}, {device}"
+
+
+def forget_peak(device: torch.device) -> None:
+    """Lets `peak_memory` count from here on; on a CPU only where the system can (Linux)."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held at once: by tensors on a GPU, by the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError, StopIteration), open("/proc/self/status", encoding="utf-8") as lines:
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+class RunRecord:
+    """Measures a command from its construction on; with a `path`, goes on from the record that stands there."""
+
+    def __init__(self, config: Any, data: str, device: torch.device, path: Path | None = None) -> None:
+        forget_peak(device)
+        self.started = time.monotonic()
+        self.config_hash, self.manifest_hash = config_hash(config), data
+        self.device, self.path = device, path
+        self.earlier = read_json_object(path) if path is not None and path.is_file() else {}
+
+    def now(self) -> dict[str, Any]:
+        return {
+            "config_hash": self.config_hash,
+            "manifest_hash": self.manifest_hash,
+            "code_version": code_version(),
+            "hardware": hardware(self.device),
+            "wall_seconds": round(self.earlier.get("wall_seconds", 0.0) + time.monotonic() - self.started, 3),
+            "peak_memory_bytes": max(self.earlier.get("peak_memory_bytes", 0), peak_memory(self.device)),
+        }
+
+    def write(self) -> None:
+        assert self.path is not None
+        write_text(self.path, json.dumps(self.now(), indent=1))
