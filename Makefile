@@ -2,12 +2,14 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: quickstart test lint install clean
+.PHONY: quickstart starter-model test lint install clean
 
 quickstart: install
 	$(BIN)/maml-en-llm quickstart --output quickstart
-	@echo 'Next, ask one of the models (and edit the examples):'
-	@echo '  $(BIN)/maml-en-llm predict --model quickstart/maml-2-4/model --demonstrations examples/opinions.jsonl --input "The cheese is wonderful."'
+
+# Hours on a CPU; a run that was stopped goes on where it was.
+starter-model: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m maml_en_llm.starter.language_model starter-model
 
 test: install
 	$(BIN)/python -m pytest
@@ -27,4 +29,4 @@ install: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv quickstart build dist
+	rm -rf .venv quickstart starter-model build dist

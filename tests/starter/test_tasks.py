@@ -19,7 +19,7 @@ from maml_en_llm.tasks.seeds import random_generator
 
 FIXED = ("classification", "nli", "paraphrase")
 # Of all files of seed 0. It changes when words, facts, tasks or settings do: then also remake docs/starter-tasks.md.
-SHA256 = "5ad43bc33a32a7a359b20eb48bf0601914503543be6f5598e61d16d674474e79"
+SHA256 = "5d56dd4d90467582c9566e11052f40f38aad7fd09b3e0066c0d3ed0ac52427b1"
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_no_two_tasks_are_the_same_up_to_the_names_of_labels(examples: dict[str,
 def test_settings(collection: Collection) -> None:
     tasks = {task.name: task for task in TASKS}
     names = [path.stem for path in (Path(__file__).parents[2] / "src/maml_en_llm/tasks/settings").glob("*.json")]
-    assert sorted(collection.setting_names) == sorted([*names, "starter"])
+    assert sorted(collection.setting_names) == sorted([*names, "starter", "starter-validation"])
     kinds = {
         "class_to_class": ({"classification"}, {"classification"}),
         "non_class_to_class": ({"nli", "paraphrase", "multiple_choice_qa", "free_form"}, {"classification"}),
@@ -158,6 +158,8 @@ def test_settings(collection: Collection) -> None:
     assert max(tasks[task].train for task in low.test) <= SMALL < min(tasks[task].train for task in low.train)
     start = collection.setting("starter")
     assert start.test == start.unseen_domain_test
+    validation = collection.setting("starter-validation")
+    assert set(validation.train) | set(validation.test) <= set(start.train)
     assert sum({"foo", "dax", "zup", "wug"} & set(collection[t].train[0].options) != set() for t in start.test) >= 4
 
 

@@ -6,6 +6,9 @@ starts from the model of the stage before, can be interrupted, and gives the sam
 
 from __future__ import annotations
 
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -17,12 +20,12 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from ..config import TrainConfig
-from ..models import save_model, word_tokenizer
+from ..models import load_model, load_tokenizer, save_model, word_tokenizer
 from ..progress import console
 from ..tasks.seeds import random_generator
 from ..tasks.writing import write_manifest, write_setting, write_task
 from ..training.loop import train
-from . import text
+from . import starter_model, text
 from .text import Difficulty
 
 LAYERS, WIDTH, HEADS, CONTEXT = 4, 128, 4, 1024
@@ -40,19 +43,19 @@ class Stage:
     difficulty: Difficulty
     demonstrations: int
     batches: int
-    prompts: int = 16
+    prompts: int = 8
     lr: float = 2e-3
     tasks: int = 4000
     running_text: float = 0.0
-    warmup: float = 0.05
+    warmup: float = 0.1
     schedule: Literal["linear", "constant"] = "constant"
 
 
 STAGES = (
     Stage("1-repeats", Difficulty((2, 2), 1, plain_labels=False), 9, 150, prompts=32, tasks=2000, warmup=0.3),
     Stage("2-few-words", Difficulty((2, 2), 3, plain_labels=False), 11, 150, prompts=32, tasks=2000, warmup=0.3),
-    Stage("3-categories", Difficulty((2, 3)), 13, 400, prompts=32),
-    Stage("4-sentences", Difficulty((2, 2), frames=True), 12, 1000),
+    Stage("3-categories", Difficulty((2, 3)), 13, 300, prompts=32),
+    Stage("4-sentences", Difficulty((2, 2), frames=True), 16, 1000),
     Stage(
         "5-all", Difficulty((2, 4), frames=True, rules=True), 16, 3000, tasks=8000, running_text=0.1, schedule="linear"
     ),
@@ -210,3 +213,15 @@ def write_stage(folder: Path, stage: Stage) -> None:
         {"train": sorted(p.name for p in (folder / "data").iterdir()), "test": [], "unseen_domain_test": []},
     )
     write_manifest(folder, [])
+
+
+def package(model: Path, folder: Path) -> None:
+    """Writes a plain Hugging Face folder of `model` in half precision, without a record of where it was made."""
+    with tempfile.TemporaryDirectory() as beside:
+        save_model(load_model(model).half(), load_tokenizer(model), Path(beside) / "model")
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(Path(beside) / "model", folder)
+
+
+if __name__ == "__main__":
+    package(make_language_model(Path(sys.argv[1])), starter_model())

@@ -16,6 +16,7 @@ from ..files import write_text
 from ..progress import console, duration
 from ..reporting.tables import report
 from ..training.loop import train
+from . import starter_model
 from .drawing import words
 from .tasks import write_starter_collection
 
@@ -35,11 +36,6 @@ METHODS: dict[str, dict[str, Any]] = {
 # What part of the whole time each part takes, as measured; for the time left.
 SHARES = {"metaicl": 0.14, "maml-2-1": 0.23, "maml-2-4": 0.23, "evaluation": 0.4}
 EXPECTED_SECONDS = 240.0
-
-
-def starter_model() -> Path:
-    """The folder of the built-in language model; `make starter-model` makes it anew."""
-    return Path(__file__).parent / "model"
 
 
 def quickstart(output: Path = Path("quickstart"), model: Path | None = None, batches: int = BATCHES) -> Path:

@@ -37,6 +37,8 @@ CLASSIFICATION_TARGETS = (
     "sport-results",
     "transport-land-air-sea",
 )
+# What the quick start's hyper-parameters are chosen on: training tasks of `starter` and nothing else.
+VALIDATION_DOMAINS = ("clothing", "nature", "sport")
 QUESTION_TARGETS = (
     "question-colours",
     "question-next",
@@ -71,6 +73,12 @@ def starter_settings() -> dict[str, dict[str, list[str]]]:
 
     classification = target("classification", CLASSIFICATION_TARGETS)
     questions = target("multiple_choice_qa", QUESTION_TARGETS)
+    starter = setting(lambda task: True, target("classification", ()))
+    trained = {task.name for task in TASKS if task.name in starter["train"]}
+
+    def validation(task: StarterTask) -> bool:
+        return task.name in trained and task.kind == "classification" and task.domain in VALIDATION_DOMAINS
+
     return {
         "hr_to_lr": setting(lambda task: task.train > SMALL, lambda task: task.train <= SMALL),
         "class_to_class": setting(of("classification"), classification),
@@ -79,7 +87,10 @@ def starter_settings() -> dict[str, dict[str, list[str]]]:
         "non_qa_to_qa": setting(not_of("multiple_choice_qa"), questions),
         "non_nli_to_nli": setting(not_of("nli"), of("nli")),
         "non_paraphrase_to_paraphrase": setting(not_of("paraphrase"), of("paraphrase")),
-        "starter": setting(lambda task: True, target("classification", ())),
+        "starter": starter,
+        "starter-validation": setting(
+            lambda task: task.name in trained and task.domain not in VALIDATION_DOMAINS, validation
+        ),
     }
 
 
