@@ -21,7 +21,7 @@ _HOMES = {
     "train": "training.loop",
     "evaluate": "evaluation.protocol",
     "predict": "evaluation.prediction",
-    "report": "reporting.tables",
+    "report": "reporting.report",
     "quickstart": "starter.quickstart",
 }
 __all__ = list(_HOMES)

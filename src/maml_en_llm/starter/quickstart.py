@@ -9,7 +9,7 @@ from ..config import EvaluateConfig, TrainConfig
 from ..evaluation.protocol import evaluate
 from ..models import new_gpt2, save_model, train_tokenizer
 from ..progress import console
-from ..reporting.tables import report
+from ..reporting.report import report
 from ..tasks.check import check_collection
 from ..tasks.collection import load_collection
 from ..training.loop import train
@@ -82,4 +82,4 @@ def quickstart(output: Path = Path("quickstart"), batches: int = 400, base_batch
                 )
             )
         results.append(path)
-    return report(results, output / "report")
+    return report([*results, common.output, *(config.output for config in runs.values())], output / "report")
