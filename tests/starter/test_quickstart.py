@@ -27,8 +27,9 @@ def test_the_built_in_tasks_are_good_and_always_the_same(tmp_path: Path) -> None
 def test_the_whole_job_from_nothing_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maml_en_llm.starter.quickstart.SEEDS", (100, 13))
     report = quickstart(tmp_path / "quick", batches=16, base_batches=4)
-    assert report == tmp_path / "quick" / "report" / "report.md"
-    text = report.read_text()
+    assert report == tmp_path / "quick" / "report" / "report.html"
+    page, text = report.read_text(), report.with_suffix(".md").read_text()
+    assert "Learning curves" in page
     for method in ("No ICL", "Raw LM", "MetaICL", "MAML-2-1", "MAML-2-4"):
         assert f"| {method} |" in text
     assert "MAML-en-LLM wins" in text
@@ -39,5 +40,5 @@ def test_the_whole_job_from_nothing_to_a_report(tmp_path: Path, monkeypatch: pyt
     assert updates == {"base": 4, "metaicl": 16, "maml-2-1": 8, "maml-2-4": 2}
 
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "quick").rglob("*.safetensors")}
-    assert quickstart(tmp_path / "quick", batches=16, base_batches=4).read_text() == text
+    assert quickstart(tmp_path / "quick", batches=16, base_batches=4).read_text() == page
     assert {path: path.stat().st_mtime_ns for path in made} == made

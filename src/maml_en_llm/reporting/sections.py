@@ -65,7 +65,7 @@ def summary_section(inputs: Inputs, written: list[Table]) -> Section:
         return section
     written += tables.summary_tables(rows)
     section.text(
-        "Macro-F1 or accuracy in percent, mean over tasks: the average over demonstration seeds, and the worst of them. "
+        "Macro-F1 or accuracy in percent, mean over tasks: the average over demonstration seeds, and the worst. "
         "A number leads to where it is from."
     )
     sources = {(result.method, result.setting): i for i, result in enumerate(inputs.results)}
@@ -122,8 +122,8 @@ COMPARISON_TEXTS = (
     "Every meta-trained method against the raw language model, and every MAML row against MetaICL, of the same "
     "direction, on the tasks that both were scored on.",
     f"The interval, from low to high, would hold the true mean difference in about {LEVEL:.0%} of experiments with "
-    f"tasks and demonstration seeds drawn anew: it is from {RESAMPLES:,} bootstrap resamples of tasks, and of seeds within "
-    "them. With fewer than about ten tasks it is too narrow.",
+    f"tasks and demonstration seeds drawn anew: it is from {RESAMPLES:,} bootstrap resamples of tasks and, within "
+    "them, seeds. With fewer than about ten tasks it is too narrow.",
     "p says how often a mean difference at least as large would come about if on every task the two methods could be "
     "exchanged: a permutation test that flips the signs of tasks, exact up to 14 tasks and over "
     f"{SIGN_PATTERNS:,} random flips above. p (Holm) is corrected for the number of comparisons in the table; below "
@@ -292,8 +292,8 @@ def browser_section(browser: Mapping[str, Any]) -> Section:
     if browser:
         section.text(
             f"A sample: at most {browser['sample']} examples of each task and setting, spread evenly over the file and "
-            "the same for all methods, at the first demonstration seed. A score is the mean negative log-likelihood of an "
-            "option in nats; the lowest is predicted.",
+            "the same for all methods, at the first demonstration seed. A score is the mean negative log-likelihood of "
+            "an option in nats; the lowest is predicted.",
             f"Inputs are cut after {browser['characters']} characters. They are shown, with options and "
             "demonstrations, where the collection still is where it was and holds the same examples.",
         )
