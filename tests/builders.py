@@ -151,3 +151,38 @@ def tiny_language_model(family: str, seed: int = 0, **changes: Any) -> Any:
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)
     return model
+
+
+def write_results(
+    path: Path,
+    label: str,
+    scores: Mapping[str, Sequence[float]],
+    *,
+    method: str = "",
+    setting: str = "small",
+    unseen: Sequence[str] = (),
+    seeds: Sequence[int] = (100, 13),
+    **changes: Any,
+) -> Path:
+    """A results file as `evaluate` writes it. scores: by task, one per seed; method: what trained the model."""
+
+    def entry(values: Sequence[float]) -> dict[str, Any]:
+        by_seed = dict(zip(map(str, seeds), values, strict=True))
+        return {"scores": by_seed, "average": sum(values) / len(values), "worst": min(values)}
+
+    common = {"kind": "classification", "metric": "macro_f1", "examples": 8, "prompts_cut_alone": 0}
+    tasks = {name: common | entry(values) | {"unseen_domain": name in unseen} for name, values in scores.items()}
+    summary = {}
+    for subset, members in (("test", list(tasks)), ("unseen_domain_test", list(unseen))):
+        means: dict[str, float | None] = {"average": None, "worst": None}
+        if members:
+            means = {key: float(np.mean([tasks[name][key] for name in members])) for key in means}
+        counts = {"tasks": len(members), "tasks_named": len(members), "examples": 8 * len(members)}
+        summary[subset] = means | counts
+    model = {"label": label, "config": {"method": method, "output": f"runs/{label}"}} if method else {}
+    config = {"direction": "channel" if label.startswith("Channel ") else "direct", "demonstrations": 4}
+    record = {"format": "maml-en-llm results 1", "label": label, "setting": setting, "seeds": list(seeds)}
+    record |= {"summary": summary, "tasks": tasks, "config": config, "model": model, "seconds": 1.5} | changes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record), encoding="utf-8")
+    return path

@@ -181,7 +181,7 @@ def test_train_evaluate_report(shell: Shell, collection_folder: Path, model_fold
     assert shell.out == f"{tmp_path / 'results.json'}\n"
     assert "MAML-2-2" in shell.err
     assert shell("report", tmp_path / "results.json", "--output", tmp_path / "report") == 0
-    assert str(tmp_path / "report" / "report.md") in shell.out
+    assert shell.out.splitlines() == [str(tmp_path / "report" / "report.html")]
     assert "| MAML-2-2 |" in (tmp_path / "report" / "report.md").read_text()
 
     assert shell(*train_words(collection_folder, model_folder, tmp_path / "run")) == 2

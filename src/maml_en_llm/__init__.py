@@ -24,7 +24,7 @@ _HOMES = {
     "adapt": "evaluation.adaptation",
     "reproduce": "experiments.run",
     "predict": "evaluation.prediction",
-    "report": "reporting.tables",
+    "report": "reporting.report",
     "quickstart": "starter.quickstart",
 }
 __all__ = list(_HOMES)

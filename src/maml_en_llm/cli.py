@@ -30,7 +30,8 @@ def train(config: TrainConfig) -> None:
 def evaluate(config: EvaluateConfig) -> None:
     """Score a model on the target tasks of a setting."""
     from .evaluation.protocol import evaluate as run
-    from .reporting.tables import read_rows, rich_tables
+    from .reporting.reading import read_rows
+    from .reporting.tables import rich_tables
 
     run(config)
     for table in rich_tables(read_rows(config.output)):
@@ -113,16 +114,17 @@ def predict(model: str, demonstrations: Path, input: str, options: str | None = 
 
 
 def report(results: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("report")) -> None:
-    """Tables from results files, on the terminal and as OUTPUT/report.md.
+    """Put results side by side, with tests: OUTPUT/report.html, report.md and tables/ (CSV, LaTeX).
 
     Args:
-        results: Results of evaluate (.json), or tables (.csv) with columns method, setting, average, worst.
+        results: Results of evaluate and adapt (.json), tables (.csv) with columns method, setting, average, worst, and
+            folders with results and run directories.
         output: Folder to write to.
     """
-    from .reporting.tables import report as run
+    from .reporting.report import report as run
 
     if not results:
-        raise ValueError("no results given; name one or more files that `evaluate` wrote")
+        raise ValueError("no results given; name files that `evaluate` wrote, or folders with them")
     print(run(results, output))
 
 

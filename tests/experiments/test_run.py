@@ -86,11 +86,11 @@ def test_rows_are_trained_scored_and_reported_once(reproduction: Reproduction) -
     rows = ("raw-lm", "metaicl", "channel-maml-2-1")
     assert reproduction("table2a", "--rows", *rows) == 0, reproduction.err
     assert reproduction.done() == list(rows)
-    report = reproduction.output / "table2a" / "report" / "report.md"
+    report = reproduction.output / "table2a" / "report" / "report.html"
     assert reproduction.out.splitlines()[-1] == str(report)
     labels = ["Raw LM", "MetaICL", "Channel MAML-2-1"]
     assert [reproduction.results("table2a", row)["label"] for row in rows] == labels
-    assert all(f"| {label} |" in report.read_text() for label in labels)
+    assert all(f"| {label} |" in report.with_name("report.md").read_text() for label in labels)
     results = reproduction.results("table2a", "channel-maml-2-1")
     assert results["seeds"] == [100, 13]
     assert results["summary"].keys() == {"unseen_domain_test"}

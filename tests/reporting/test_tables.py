@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from builders import evaluate_config
 from maml_en_llm.evaluation.protocol import evaluate
-from maml_en_llm.reporting.tables import Row, markdown, read_rows, report, wins
+from maml_en_llm.reporting.reading import Row, read_rows
+from maml_en_llm.reporting.report import report
+from maml_en_llm.reporting.tables import Table, exploration, latex_text, markdown, wins
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,8 @@ def test_wins_recomputed_from_the_tables_of_the_paper(
     rows = read_rows(shared(f"paper/{table}.csv"))
     assert wins(rows, "test", channel=False) == (direct, 7)
     assert wins(rows, "test", channel=True) == (channel, 7)
-    text = report([shared(f"paper/{table}.csv")], tmp_path).read_text()
+    report([shared(f"paper/{table}.csv")], tmp_path)
+    text = (tmp_path / "report.md").read_text()
     assert f"direct: MAML-en-LLM wins {direct} of 7 settings against MetaICL" in text
     assert f"channel: MAML-en-LLM wins {channel} of 7 settings" in text
 
@@ -94,48 +96,53 @@ def test_results_of_an_evaluation_become_a_table(
     results = evaluate(evaluate_config(collection_folder, model_folder, tmp_path / "raw.json"))
     evaluate(evaluate_config(collection_folder, model_folder, tmp_path / "none.json", demonstrations=0))
     path = report([tmp_path / "raw.json", tmp_path / "none.json"], tmp_path / "report")
-    assert path == tmp_path / "report" / "report.md"
+    assert path == tmp_path / "report" / "report.html"
     test = results["summary"]["test"]
-    text = path.read_text()
+    text = path.with_suffix(".md").read_text()
     assert f"| Raw LM | {100 * test['average']:.2f} / {100 * test['worst']:.2f} |" in text
     no_icl = json.loads((tmp_path / "none.json").read_text())["summary"]["test"]
     assert f"| No ICL | {100 * no_icl['average']:.2f} |" in text  # one seed has no worst
     assert "| data | 2 of 2 tasks, 16 examples |" in text
     assert "## Target tasks in unseen domains" in text
-    assert "Raw LM" in capsys.readouterr().out
+    assert "Raw LM" in capsys.readouterr().err
 
 
-RESULTS: dict[str, Any] = {"format": "maml-en-llm results 1"}
+LINES = [("a|b & c_d", 0.123456, 3), ("", None, None)]
+TABLE = Table("t", "Title 50%", "A_note", ("method", "p", "n"), LINES, {"p": 4})
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.json", '{"acc": 0.5}', r"a\.json: not a results file of `evaluate`"),
-        ("a.json", "[1]", r"a\.json: not a results file of `evaluate`"),
-        ("a.json", '{\n"format": ', r"a\.json:2: not valid JSON"),
-        ("a.json", json.dumps(RESULTS), r"a\.json: not a whole results file"),
-        ("a.json", json.dumps(RESULTS | {"summary": {"test": {"tasks": 1}}}), r"a\.json: not a whole results file"),
-        ("a.csv", "method,setting\nx,y\n", r"a\.csv:2: needs the columns method, setting, average and worst"),
-        ("a.csv", "method,setting,average,worst\nx,y,1,2\nx,z,high,2\n", r"a\.csv:3: needs the columns"),
-        ("a.bin", b"\xff\xfe", r"a\.bin: cannot be read as text"),
-    ],
-)
-def test_a_foreign_file_is_named(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ValueError, match=message):
-        report([path], tmp_path / "report")
-    assert not (tmp_path / "report").exists()
+def test_a_table_as_markdown_csv_and_latex() -> None:
+    assert TABLE.markdown().splitlines()[-4:] == [
+        "| method | p | n |",
+        "|---|---:|---:|",
+        "| a\\|b & c_d | 0.1235 | 3 |",
+        "|  |  |  |",
+    ]
+    assert TABLE.csv() == "method,p,n\na|b & c_d,0.123456,3\n,,\n"
+    assert TABLE.latex().splitlines() == [
+        "% Title 50%",
+        "% A_note",
+        r"\begin{tabular}{@{}lrr@{}}",
+        r"\toprule",
+        r"method & p & n \\",
+        r"\midrule",
+        r"a|b \& c\_d & 0.1235 & 3 \\",
+        r" &  &  \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    empty = Table("t", "T", "", ("a", "b", "c"), [("x", None, ""), ("", 0.0, "")]).without_empty_columns()
+    assert (empty.columns, empty.rows) == (["a", "b"], [["x", None], ["", 0.0]])
 
 
-def test_a_file_that_is_absent_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nothing\.json: cannot be read"):
-        read_rows(tmp_path / "nothing.json")
+def test_latex_has_no_character_left_that_it_would_act_on() -> None:
+    assert latex_text("\\ { } $ # % & _ ~ ^ < >") == (
+        r"\textbackslash{} \{ \} \$ \# \% \& \_ \textasciitilde{} \textasciicircum{} \textless{} \textgreater{}"
+    )
 
 
-def test_two_results_of_one_method_in_one_setting_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text("method,setting,average,worst\nMetaICL,s,1,1\n")
-    with pytest.raises(ValueError, match="two results are of MetaICL on s; name one of them with evaluate --label"):
-        report([path, path], tmp_path / "report")
+def test_exploration_is_of_families_with_several_numbers_of_copies() -> None:
+    rows = [row("MAML-2-4", 4, 3), row("MAML-2-1", 2, 1), row("MAML-4-1", 2, 1), row("Channel MAML-2-1", 2, 1)]
+    rows += [row("MAML-2-8", 9, 9, setting="other"), row("MetaICL", 1, 1)]
+    found = exploration(rows)
+    assert {key: [n for n, _ in members] for key, members in found.items()} == {("MAML-2", "s", "test"): [1, 4]}

@@ -18,7 +18,7 @@ from ..evaluation.adaptation import adapt
 from ..evaluation.protocol import evaluate, target_data_hash
 from ..files import write_text
 from ..progress import console
-from ..reporting.tables import report
+from ..reporting.report import report
 from ..tasks.collection import Collection, load_collection
 from ..training.loop import train, training_data_hash
 from ..training.model_card import read_provenance
@@ -202,7 +202,9 @@ class Set:
         for _ in range(REPORT_TRIES):  # another process may just be writing its own
             with lock(self.folder / "report.lock") as ours:
                 if ours:
-                    path = report([row.score.output for row in finished], self.folder / "report")
+                    runs = dict.fromkeys(row.train.output for row in finished if row.train is not None)
+                    there = [run for run in runs if run.is_dir()]
+                    path = report([*(row.score.output for row in finished), *there], self.folder / "report")
                     write_text(path.parent / "details.md", details(finished))
                     return path
             time.sleep(0.5)

@@ -1,18 +1,18 @@
-"""Methods x settings, average / worst, and wins by the paper's rule, for the terminal and as Markdown."""
+"""The tables of a report, for the terminal and as Markdown, CSV and LaTeX; wins are counted by the paper's rule."""
 
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from rich.console import Console
-from rich.table import Table
+from rich.markup import escape as rich_escape
+from rich.table import Table as RichTable
 
-from ..evaluation.protocol import RESULTS_FORMAT
-from ..files import write_text
+from .reading import SUBSETS, Result, Row
+from .statistics import Comparison, SeedSpread
 
 SETTINGS = (
     "hr_to_lr",
@@ -26,6 +26,7 @@ SETTINGS = (
 METHODS = (
     "No ICL",
     "Raw LM",
+    "Raw LM + PMI",
     "Multi-task zero-shot",
     "MetaICL",
     "MetaICT",
@@ -34,66 +35,74 @@ METHODS = (
     "MAML-2-1",
     "MAML-2-4",
 )
-SUBSETS = {"unseen_domain_test": "Target tasks in unseen domains", "test": "All target tasks"}
+COPIES = re.compile(r"((?:Channel )?(?:FO)?MAML-\d+)-(\d+)")
+
+Cell = str | int | float | None
 
 
 @dataclass(frozen=True)
-class Row:
-    """One cell of the table: a method in a setting. Scores in percent; worst is None where it has no meaning."""
+class Table:
+    """Fractional numbers are shown with two decimals, or as `digits` says of their column; CSV has them in full."""
 
-    method: str
-    setting: str
-    subset: str
-    average: float
-    worst: float | None
-    tasks: int | None = None
-    tasks_named: int | None = None
-    examples: int | None = None
+    name: str
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    digits: Mapping[str, int] = field(default_factory=dict)
+
+    def text(self, column: int, cell: Cell) -> str:
+        if isinstance(cell, float):
+            return f"{cell:.{self.digits.get(self.columns[column], 2)}f}"
+        return "" if cell is None else str(cell)
+
+    def texts(self) -> list[list[str]]:
+        return [[self.text(i, cell) for i, cell in enumerate(row)] for row in self.rows]
+
+    def numeric(self, column: int) -> bool:
+        return all(not isinstance(row[column], str) for row in self.rows)
+
+    def without_empty_columns(self) -> Table:
+        kept = [i for i in range(len(self.columns)) if any(row[i] not in (None, "") for row in self.rows)]
+        rows = [[row[i] for i in kept] for row in self.rows]
+        return replace(self, columns=[self.columns[i] for i in kept], rows=rows)
+
+    def markdown(self) -> str:
+        rule = "|".join("---:" if self.numeric(i) else "---" for i in range(len(self.columns)))
+        lines = [[text.replace("|", "\\|").replace("\n", " ") for text in line] for line in self.texts()]
+        body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        return f"\n## {self.title}\n\n{self.note}\n\n| {' | '.join(self.columns)} |\n|{rule}|\n{body}"
+
+    def csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([self.columns, *self.rows])
+        return text.getvalue()
+
+    def latex(self) -> str:
+        """A tabular for \\usepackage{booktabs}; the title and the note are comments."""
+        aligned = "".join("r" if self.numeric(i) else "l" for i in range(len(self.columns)))
+        comments = "".join(f"% {' '.join(text.split())}\n" for text in (self.title, self.note) if text)
+        lines = [" & ".join(map(latex_text, line)) + r" \\" for line in self.texts()]
+        head = " & ".join(map(latex_text, self.columns)) + r" \\"
+        return (
+            "\n".join([f"{comments}\\begin{{tabular}}{{@{{}}{aligned}@{{}}}}", r"\toprule", head, r"\midrule", *lines])
+            + "\n\\bottomrule\n\\end{tabular}\n"
+        )
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a results file (.json), or of a table (.csv) with the columns method, setting, average, worst and,
-    if it is not about all target tasks, subset.  Raises ValueError naming the file when it is neither."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: cannot be read as text ({type(error).__name__}); give results of `evaluate`"
-        ) from None
-    if path.suffix == ".csv":
-        return _rows_of_csv(path, text)
-    try:
-        results = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); give results of `evaluate`") from None
-    if not isinstance(results, dict) or results.get("format") != RESULTS_FORMAT:
-        raise ValueError(f"{path}: not a results file of `evaluate` (no format {RESULTS_FORMAT!r})")
-    rows = []
-    try:
-        for subset, s in results["summary"].items():
-            if s["tasks"]:
-                worst = 100 * s["worst"] if len(results["seeds"]) > 1 else None
-                scores = (100 * s["average"], worst)
-                counts = (s["tasks"], s["tasks_named"], s["examples"])
-                rows.append(Row(results["label"], results["setting"], subset, *scores, *counts))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path}: not a whole results file of `evaluate`: its summary, seeds, label or setting lacks "
-            f"{error}; evaluate again"
-        ) from None
-    return rows
+_LATEX = {c: "\\" + c for c in "&%$#_{}"} | {
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "\n": " ",
+}
 
 
-def _rows_of_csv(path: Path, text: str) -> list[Row]:
-    rows = []
-    for number, record in enumerate(csv.DictReader(text.splitlines()), start=2):
-        try:
-            worst = float(record["worst"]) if record["worst"] else None
-            subset = record.get("subset") or "test"
-            rows.append(Row(record["method"], record["setting"], subset, float(record["average"]), worst))
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(f"{path}:{number}: needs the columns method, setting, average and worst") from None
-    return rows
+def latex_text(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def wins(rows: Sequence[Row], subset: str, channel: bool) -> tuple[int, int]:
@@ -120,56 +129,7 @@ def _beats(row: Row, other: Row) -> bool:
     return row.average > other.average and row.worst > other.worst
 
 
-def report(results: Sequence[Path], output: Path) -> Path:
-    """Prints the table of the results files and writes it to `output/report.md`; returns that path.
-
-    Raises ValueError when a file is not a results file, or two hold the same method and setting.
-    """
-    rows = [row for path in results for row in read_rows(path)]
-    seen: dict[tuple[str, str, str], Row] = {}
-    for row in rows:
-        key = (row.method, row.setting, row.subset)
-        if key in seen:
-            raise ValueError(
-                f"two results are of {row.method} on {row.setting}; name one of them with evaluate --label"
-            )
-        seen[key] = row
-    for table in rich_tables(rows):
-        Console().print(table)
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / "report.md"
-    write_text(path, markdown(rows))
-    return path
-
-
-def _grid(rows: Sequence[Row], subset: str) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the table of one subset; the last line counts tasks and examples."""
-    cells = {(row.method, row.setting): row for row in rows if row.subset == subset}
-    settings = sorted({s for _, s in cells}, key=lambda s: (SETTINGS.index(s) if s in SETTINGS else len(SETTINGS), s))
-    methods = sorted({m for m, _ in cells}, key=_method_order)
-    lines = [[method, *(_cell(cells.get((method, setting))) for setting in settings)] for method in methods]
-    counts = []
-    for setting in settings:
-        row = next((r for (_, s), r in cells.items() if s == setting and r.tasks is not None), None)
-        counts.append("" if row is None else f"{row.tasks} of {row.tasks_named} tasks, {row.examples} examples")
-    if any(counts):
-        lines.append(["data", *counts])
-    return ["method", *settings], lines
-
-
-def _method_order(method: str) -> tuple[bool, int, str]:
-    channel = method.startswith("Channel ")
-    name = method.removeprefix("Channel ")
-    return channel, METHODS.index(name) if name in METHODS else len(METHODS), name
-
-
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return ""
-    return f"{row.average:.2f}" if row.worst is None else f"{row.average:.2f} / {row.worst:.2f}"
-
-
-def _wins_text(rows: Sequence[Row], subset: str) -> str:
+def wins_text(rows: Sequence[Row], subset: str) -> str:
     texts = []
     for words, channel in (("direct", False), ("channel", True)):
         won, compared = wins(rows, subset, channel)
@@ -178,31 +138,191 @@ def _wins_text(rows: Sequence[Row], subset: str) -> str:
     return "; ".join(texts)
 
 
-def _subsets(rows: Sequence[Row]) -> list[str]:
+def method_order(method: str) -> tuple[bool, int, str]:
+    channel = method.startswith("Channel ")
+    name = method.removeprefix("Channel ")
+    return channel, METHODS.index(name) if name in METHODS else len(METHODS), name
+
+
+def setting_order(setting: str) -> tuple[int, str]:
+    return (SETTINGS.index(setting) if setting in SETTINGS else len(SETTINGS), setting)
+
+
+def subsets(rows: Sequence[Row]) -> list[str]:
     return [subset for subset in SUBSETS if any(row.subset == subset for row in rows)]
 
 
-def rich_tables(rows: Sequence[Row]) -> list[Table]:
+def beside(rows: Sequence[Row], published: Sequence[Row]) -> list[Row]:
+    """Rows of the tables of a report: measured ones, and published ones of the same settings; all published ones when
+    nothing was measured."""
+    measured = {row.setting for row in rows}
+    return [*rows, *(row for row in published if not measured or row.setting in measured)]
+
+
+def grid(rows: Sequence[Row], subset: str) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the table of one subset; the last line counts tasks and examples."""
+    here = [row for row in rows if row.subset == subset]
+    cells = {(row.method, row.source, row.setting): row for row in here}
+    several = len({row.source for row in rows}) > 1
+    settings = sorted({row.setting for row in here}, key=setting_order)
+    methods = sorted({(row.method, row.source) for row in here}, key=lambda key: (method_order(key[0]), key[1]))
+    lines = [
+        [
+            f"{method} [{source}]" if several and source else method,
+            *(_cell(cells.get((method, source, setting))) for setting in settings),
+        ]
+        for method, source in methods
+    ]
+    counts = []
+    for setting in settings:
+        row = next((r for (_, _, s), r in cells.items() if s == setting and r.tasks is not None), None)
+        counts.append("" if row is None else f"{row.tasks} of {row.tasks_named} tasks, {row.examples} examples")
+    if any(counts):
+        lines.append(["data", *counts])
+    return ["method", *settings], lines
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return f"{row.average:.2f}" if row.worst is None else f"{row.average:.2f} / {row.worst:.2f}"
+
+
+def rich_tables(rows: Sequence[Row]) -> list[RichTable]:
     tables = []
-    for subset in _subsets(rows):
-        header, lines = _grid(rows, subset)
-        table = Table(title=f"{SUBSETS[subset]}: average / worst over seeds", caption=_wins_text(rows, subset) or None)
+    for subset in subsets(rows):
+        header, lines = grid(rows, subset)
+        table = RichTable(
+            title=f"{SUBSETS[subset]}: average / worst over seeds", caption=wins_text(own(rows), subset) or None
+        )
         for i, name in enumerate(header):
-            table.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0)
+            table.add_column(rich_escape(name), justify="left" if i == 0 else "right", no_wrap=i == 0)
         for line in lines:
-            table.add_row(*line)
+            table.add_row(*map(rich_escape, line))
         tables.append(table)
     return tables
+
+
+def own(rows: Sequence[Row]) -> list[Row]:
+    """The measured rows, or those of the one table that there is: wins are counted within one source."""
+    sources = {row.source for row in rows}
+    return [row for row in rows if not row.source or len(sources) == 1]
 
 
 def markdown(rows: Sequence[Row]) -> str:
     parts = [
         "# Results\n\nMacro-F1 or accuracy in percent, average / worst over demonstration seeds, mean over tasks.\n"
     ]
-    for subset in _subsets(rows):
-        header, lines = _grid(rows, subset)
+    for subset in subsets(rows):
+        header, lines = grid(rows, subset)
         parts.append(f"\n## {SUBSETS[subset]}\n\n| {' | '.join(header)} |\n|---|{'---:|' * (len(header) - 1)}\n")
-        parts += [f"| {' | '.join(line)} |\n" for line in lines]
-        if text := _wins_text(rows, subset):
+        parts += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines]
+        if text := wins_text(own(rows), subset):
             parts.append(f"\n{text} (a setting is won when average and worst are both higher).\n")
     return "".join(parts)
+
+
+def summary_tables(rows: Sequence[Row]) -> list[Table]:
+    """The grid of every subset, and all of its numbers line by line in a form that `report` reads again."""
+    tables = []
+    for subset in subsets(rows):
+        header, lines = grid(rows, subset)
+        note = f"Average / worst over demonstration seeds, in percent. {wins_text(own(rows), subset)}"
+        tables.append(Table(f"summary-{subset}", SUBSETS[subset], note, header, lines))
+    columns = ("method", "setting", "subset", "average", "worst", "tasks", "examples", "source")
+    ordered = sorted(rows, key=lambda r: (r.subset, setting_order(r.setting), method_order(r.method), r.source))
+    lines_ = [(r.method, r.setting, r.subset, r.average, r.worst, r.tasks, r.examples, r.source) for r in ordered]
+    return [*tables, Table("numbers", "All numbers", "In percent.", columns, lines_)]
+
+
+def comparison_table(name: str, title: str, note: str, comparisons: Sequence[Comparison]) -> Table:
+    columns = ("method", "baseline", "setting", "tasks", "difference", "low", "high", "p", "p (Holm)", "tasks below")
+    rows = [
+        (c.method, c.baseline, c.setting, len(c.differences), c.difference, c.low, c.high, c.p, c.p_holm, len(c.below))
+        for c in comparisons
+    ]
+    return Table(name, title, note, columns, rows, {"p": 4, "p (Holm)": 4})
+
+
+def ordered_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    return sorted(
+        comparisons, key=lambda c: (setting_order(c.setting), method_order(c.baseline), method_order(c.method))
+    )
+
+
+def forgetting_table(subset: str, comparisons: Sequence[Comparison]) -> Table:
+    """The tasks where a meta-trained method is below the raw LM."""
+    against = [c for c in comparisons if c.baseline.removeprefix("Channel ") == "Raw LM"]
+    rows = [
+        (task, c.method, c.setting, difference, "yes" if task in c.below_in_every_seed else "no")
+        for c in against
+        for task, difference in c.below.items()
+    ]
+    note = "Tasks whose mean over seeds is below the raw LM's, in percentage points."
+    columns = ("task", "method", "setting", "difference", "in every seed")
+    return Table(f"forgetting-{subset}", f"Forgetting: {SUBSETS[subset].lower()}", note, columns, rows)
+
+
+def task_table(setting: str, results: Sequence[Result]) -> Table:
+    """Tasks x methods of one setting: the average over seeds."""
+    here = [result for result in results if result.setting == setting]
+    names = list(dict.fromkeys(name for result in here for name in result.tasks()))
+    unseen = {name for result in here for name in result.tasks("unseen_domain_test")}
+    rows: list[Sequence[Cell]] = []
+    for name in sorted(names):
+        entries = [result.tasks().get(name) for result in here]
+        scores = [100 * float(entry["average"]) if entry else None for entry in entries]
+        rows.append((name, *scores, "yes" if name in unseen else ""))
+    columns = ("task", *(result.method for result in here), "unseen domain")
+    note = "Average over demonstration seeds, in percent."
+    return Table(f"tasks-{setting}", f"Tasks of {setting}", note, columns, rows)
+
+
+def seeds_table(subset: str, spreads: Sequence[SeedSpread]) -> Table:
+    seeds = list(dict.fromkeys(seed for spread in spreads for seed in spread.by_seed))
+    columns = ("method", "setting", *(f"seed {seed}" for seed in seeds), "deviation", "within tasks")
+    rows = [
+        (s.method, s.setting, *(s.by_seed.get(seed) for seed in seeds), s.deviation, s.within_tasks) for s in spreads
+    ]
+    note = (
+        "Mean over tasks by demonstration seed. A seed decides which examples are demonstrations and in which order "
+        "they stand; the two are not told apart. deviation: standard deviation of these means; within tasks: mean over "
+        "tasks of the standard deviation over seeds."
+    )
+    return Table(f"seeds-{subset}", f"Spread over seeds: {SUBSETS[subset].lower()}", note, columns, rows)
+
+
+Families = Mapping[tuple[str, str, str], Sequence[tuple[int, Row]]]
+
+
+def exploration(rows: Sequence[Row]) -> Families:
+    """The rows MAML-2k-n with several n: (family, setting, subset) -> n and row."""
+    families: dict[tuple[str, str, str], list[tuple[int, Row]]] = {}
+    for row in rows:
+        if match := COPIES.fullmatch(row.method):
+            families.setdefault((match[1], row.setting, row.subset), []).append((int(match[2]), row))
+    return {key: sorted(members, key=lambda m: m[0]) for key, members in families.items() if len(members) > 1}
+
+
+def exploration_table(families: Families) -> Table:
+    cells = [
+        (f"{family}-n", setting, subset, copies, row.average, row.worst)
+        for (family, setting, subset), members in families.items()
+        for copies, row in members
+    ]
+    columns = ("family", "setting", "subset", "n", "average", "worst")
+    return Table("exploration", "Numbers of copies", "Score in percent by the number n of copies.", columns, cells)
+
+
+def adaptation_tasks_table(comparisons: Sequence[Comparison], results: Sequence[Result]) -> Table:
+    """Per task the average before and after adaptation."""
+    rows: list[Sequence[Cell]] = []
+    by_name = {(r.method, r.setting): r for r in results}
+    for c in comparisons:
+        result = by_name[c.method, c.setting]
+        for task, change in c.differences.items():
+            entry = result.tasks()[task]
+            before, after = (100 * float(e["average"]) for e in (entry["before"], entry))
+            rows.append((task, c.method, c.setting, before, after, change))
+    columns = ("task", "method", "setting", "before", "after", "difference")
+    return Table("adaptation-tasks", "Adaptation by task", "Average over seeds, in percent.", columns, rows)

@@ -57,7 +57,7 @@ STAGES = (
     Stage("3-categories", Difficulty((2, 3)), 13, 300, prompts=32),
     Stage("4-sentences", Difficulty((2, 2), frames=True), 16, 1000),
     Stage(
-        "5-all", Difficulty((2, 4), frames=True, rules=True), 16, 3000, tasks=8000, running_text=0.1, schedule="linear"
+        "5-all", Difficulty((2, 4), frames=True, rules=True), 16, 1500, tasks=8000, running_text=0.1, schedule="linear"
     ),
 )
 

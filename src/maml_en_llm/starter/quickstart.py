@@ -14,7 +14,7 @@ from ..evaluation.prediction import predict, read_demonstrations
 from ..evaluation.protocol import evaluate
 from ..files import write_text
 from ..progress import console, duration
-from ..reporting.tables import report
+from ..reporting.report import report
 from ..training.loop import train
 from . import starter_model
 from .drawing import words
@@ -74,7 +74,7 @@ def quickstart(output: Path = Path("quickstart"), model: Path | None = None, bat
                     device="cpu",
                 )
             )
-    path = report(results, output / "report")
+    path = report([*results, *(output / name for name in METHODS)], output / "report")
     show_prediction(models["maml-2-1"], output / "examples.jsonl")
     return path
 

@@ -1,0 +1,162 @@
+"""What the report's browser of single predictions holds: a sample of examples with every method's scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..prompts.demonstrations import fixed_demonstrations
+from ..tasks.collection import Collection, Example, load_collection
+from .reading import Inputs, Result
+
+SAMPLES = (40, 20, 10, 5, 2)  # examples of a task and setting; the first that fits BYTES is taken
+BYTES = 3_500_000
+INPUT_CHARACTERS = 600
+DEMONSTRATION_CHARACTERS = 160
+
+
+class Predictions:
+    """Predictions of all results at their first seed, and the collections that they are about where those are."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.results = inputs.results
+        self.rows = [_by_task(read_predictions(result, inputs)) for result in self.results]
+        self.collections: dict[str, Collection | None] = {}
+        for result in self.results:
+            place = str(result.config.get("collection") or "")
+            if place not in self.collections:
+                self.collections[place] = _collection(place)
+
+    def collection(self, result: Result) -> Collection | None:
+        return self.collections[str(result.config.get("collection") or "")]
+
+    def labels(self, task: str) -> Counter[str]:
+        """Gold outputs of a task among the examples scored; empty without predictions."""
+        rows = next((rows[task] for rows in self.rows if task in rows), {})
+        return Counter(row["output"] for row in rows.values())
+
+    def data(self) -> dict[str, Any]:
+        """The sample as plain data for the page; empty without predictions."""
+        if not any(self.rows):
+            return {}
+        for sample in SAMPLES:
+            data = self._sample(sample)
+            if len(json.dumps(data)) <= BYTES:
+                break
+        return data
+
+    def _sample(self, sample: int) -> dict[str, Any]:
+        members: dict[tuple[str, str], list[int]] = {}
+        for number, (result, rows) in enumerate(zip(self.results, self.rows, strict=True)):
+            for task in rows:
+                members.setdefault((result.setting, task), []).append(number)
+        examples = []
+        demonstrations: dict[str, Any] = {}
+        for (setting, task), numbers in sorted(members.items()):
+            shared = sorted(set.intersection(*(set(self.rows[n][task]) for n in numbers)))
+            chosen = [shared[len(shared) * i // sample] for i in range(sample)] if len(shared) > sample else shared
+            for index in chosen:
+                examples.append(self._example(setting, task, index, numbers))
+            if task not in demonstrations and (shown := self._demonstrations(task, numbers)):
+                demonstrations[task] = shown
+        return {
+            "sample": sample,
+            "characters": INPUT_CHARACTERS,
+            "methods": [result.method for result in self.results],
+            "examples": examples,
+            "demonstrations": demonstrations,
+        }
+
+    def _example(self, setting: str, task: str, index: int, numbers: Sequence[int]) -> dict[str, Any]:
+        gold = self.rows[numbers[0]][task][index]["output"]
+        found = next(filter(None, (self._lookup(self.results[n], task, index, gold) for n in numbers)), None)
+        scored = []
+        for number in numbers:
+            row = self.rows[number][task][index]
+            scored.append([number, row["seed"], row["predicted"], row["scores"]])
+        entry: dict[str, Any] = {"setting": setting, "task": task, "index": index, "gold": gold, "scored": scored}
+        if found:
+            entry |= {"input": _cut(found.input, INPUT_CHARACTERS), "options": found.options}
+        return entry
+
+    def _lookup(self, result: Result, task: str, index: int, gold: str) -> Example | None:
+        """The example, if the collection is still there and holds the same one at this place."""
+        collection = self.collection(result)
+        if collection is None or task not in collection:
+            return None
+        try:
+            example = collection[task].split(str(result.config.get("split", "test")))[index]
+        except (ValueError, IndexError):
+            return None
+        return example if example.output == gold else None
+
+    def _demonstrations(self, task: str, numbers: Sequence[int]) -> dict[str, Any] | None:
+        for number in numbers:
+            result = self.results[number]
+            collection, count, seed = (
+                self.collection(result),
+                result.config.get("demonstrations"),
+                result.record["seeds"][0],
+            )
+            if collection is None or task not in collection or not count:
+                continue
+            try:
+                drawn = fixed_demonstrations(collection[task].train, count, task, seed)
+            except ValueError:
+                continue
+            pairs = [[_cut(e.input, DEMONSTRATION_CHARACTERS), _cut(e.output, DEMONSTRATION_CHARACTERS)] for e in drawn]
+            return {"seed": seed, "pairs": pairs}
+        return None
+
+
+def read_predictions(result: Result, found: Inputs) -> list[dict[str, Any]]:
+    """The predictions beside a results file, of its first seed; what is missing or broken is noted in `found`."""
+    rows: list[dict[str, Any]] = []
+    broken = 0
+    first = f'"seed": {result.record["seeds"][0]},'  # the other lines need not be parsed: there may be millions
+    line = "\n"
+    try:
+        with result.predictions.open(encoding="utf-8") as file:
+            for line in file:
+                if first in line:
+                    row = _prediction(line)
+                    rows += [row] if row else []
+                    broken += row is None
+    except (OSError, UnicodeDecodeError):
+        found.not_read.append((result.predictions, "the predictions are missing or no text; they are not browsed"))
+        return []
+    if broken or not line.endswith("\n"):
+        found.not_read.append((result.predictions, "some of its lines are not whole; the others are shown"))
+    return rows
+
+
+def _prediction(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+        scores = [float(score) for score in row["scores"]]
+        plain = {"scores": [score if math.isfinite(score) else None for score in scores], "index": int(row["index"])}
+        return {key: str(row[key]) for key in ("task", "seed", "output", "predicted")} | plain
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _collection(place: str) -> Collection | None:
+    try:
+        return load_collection(Path(place)) if place else None
+    except ValueError:
+        return None
+
+
+def _by_task(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
+    tasks: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in rows:
+        tasks.setdefault(row["task"], {})[row["index"]] = row
+    return tasks
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + " …"

@@ -1,0 +1,169 @@
+"""Small charts as inline SVG. Colours come from the page (`.c0` to `.c5`, `.axis`), so that they follow its theme;
+series differ in dashes and marks too, and text is real text."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 360, 224
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 38
+DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3", "10 4")
+MOST_POINTS = 240
+
+# Equally spaced colours of cividis (Nunez, Anderton and Renslow 2018), a ramp for all kinds of colour vision.
+CIVIDIS = ("00224e", "123570", "3b496c", "575d6d", "707173", "8a8678", "a59c74", "c3b369", "e1cc55", "fee838")
+
+
+@dataclass(frozen=True)
+class Series:
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+def cividis(share: float) -> tuple[int, int, int]:
+    """Red, green and blue from 0 to 255 for a share from 0 to 1."""
+    place = min(max(share, 0.0), 1.0) * (len(CIVIDIS) - 1)
+    index = min(int(place), len(CIVIDIS) - 2)
+    one, other = ([int(colour[i : i + 2], 16) for i in (0, 2, 4)] for colour in (CIVIDIS[index], CIVIDIS[index + 1]))
+    red, green, blue = (round(a + (b - a) * (place - index)) for a, b in zip(one, other, strict=True))
+    return red, green, blue
+
+
+def luminance(colour: tuple[int, int, int]) -> float:
+    """Relative luminance (WCAG 2.2) of red, green and blue."""
+    parts = [c / 255 for c in colour]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def heat(share: float) -> str:
+    """CSS of a cell: its colour, and black or white text, whichever stands out more."""
+    colour = cividis(share)
+    text = "#fff" if 1.05 / (luminance(colour) + 0.05) > (luminance(colour) + 0.05) / 0.05 else "#000"
+    return f"background:#{colour[0]:02x}{colour[1]:02x}{colour[2]:02x};color:{text}"
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers that span low to high."""
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    rough = (high - low) / max(most - 1, 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
+    """The finite points; if they are more than `most`, means of as many equal stretches."""
+    finite = [point for point in points if all(map(math.isfinite, point))]
+    if len(finite) <= most:
+        return finite
+    bounds = [len(finite) * i // most for i in range(most + 1)]
+    stretches = [finite[a:b] for a, b in itertools.pairwise(bounds)]
+    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in stretches]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.10g}"
+
+
+def _frame(xs: Sequence[float], ys: Sequence[float], x_label: str) -> tuple[list[float], list[float], str]:
+    """Ticks of both axes, and the axes as SVG."""
+    x_ticks, y_ticks = (ticks(min(v), max(v)) for v in (xs, ys))
+    parts = []
+    for value in y_ticks:
+        y = _place(value, y_ticks, HEIGHT - BOTTOM, TOP)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text class="axis" x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{_number(value)}</text>')
+    for value in x_ticks:
+        x = _place(value, x_ticks, LEFT, WIDTH - RIGHT)
+        anchor = "end" if value == x_ticks[-1] else "middle"
+        x_text = x + 4 if anchor == "end" else x
+        parts.append(
+            f'<text class="axis" x="{x_text}" y="{HEIGHT - BOTTOM + 16}" text-anchor="{anchor}">{_number(value)}</text>'
+        )
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
+    return x_ticks, y_ticks, "".join(parts)
+
+
+def _place(value: float, scale: Sequence[float], start: float, end: float) -> float:
+    return round(start + (value - scale[0]) / (scale[-1] - scale[0]) * (end - start), 1)
+
+
+def _mark(index: int, x: float, y: float) -> str:
+    """A circle, square, diamond or triangle."""
+    shapes = (
+        f"M{x - 4} {y}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0",
+        f"M{x - 3.5} {y - 3.5}h7v7h-7z",
+        f"M{x} {y - 5}l5 5l-5 5l-5 -5z",
+        f"M{x} {y - 5}l5 9h-10z",
+    )
+    return f'<path class="mark c{index % 6}" d="{shapes[index % 4]}"/>'
+
+
+def line_chart(series: Sequence[Series], title: str, x_label: str, y_label: str, marks: bool = False) -> Markup:
+    """A chart of lines with its legend; empty when no point is finite."""
+    thin = [Series(s.name, points) for s in series if (points := thinned(s.points))]
+    if not thin:
+        return Markup("")
+    xs, ys = ([point[i] for s in thin for point in s.points] for i in (0, 1))
+    x_ticks, y_ticks, frame = _frame(xs, ys, x_label)
+    lines, legend = [], []
+    for index, s in enumerate(thin):
+        places = [
+            (_place(x, x_ticks, LEFT, WIDTH - RIGHT), _place(y, y_ticks, HEIGHT - BOTTOM, TOP)) for x, y in s.points
+        ]
+        path = " ".join(f"{x},{y}" for x, y in places)
+        dash = f' stroke-dasharray="{DASHES[index % 6]}"' if DASHES[index % 6] else ""
+        lines.append(f'<polyline class="line c{index % 6}"{dash} points="{path}"/>')
+        lines += [_mark(index, x, y) for x, y in places] if marks or len(places) == 1 else []
+        sample = f'<path class="line c{index % 6}"{dash} d="M0 5H28"/>'
+        legend.append(
+            f'<span><svg class="key" viewBox="0 0 28 10" aria-hidden="true">{sample}</svg>{escape(s.name)}</span>'
+        )
+    return _figure(title, y_label, frame + "".join(lines), legend)
+
+
+def scatter(points: Sequence[tuple[str, float, float]], title: str, x_label: str, y_label: str) -> Markup:
+    """points: name, x, y. Each has a mark of its own, and its name in the legend."""
+    x_ticks, y_ticks, frame = _frame([x for _, x, _ in points], [y for _, _, y in points], x_label)
+    marks, legend = [], []
+    for index, (name, x, y) in enumerate(points):
+        marks.append(_mark(index, _place(x, x_ticks, LEFT, WIDTH - RIGHT), _place(y, y_ticks, HEIGHT - BOTTOM, TOP)))
+        sample = f'<svg class="key dot" viewBox="0 0 12 12" aria-hidden="true">{_mark(index, 6, 6)}</svg>'
+        legend.append(f"<span>{sample}{escape(name)}</span>")
+    return _figure(title, y_label, frame + "".join(marks), legend)
+
+
+def _figure(title: str, y_label: str, content: str, legend: Sequence[str]) -> Markup:
+    return Markup(
+        f'<figure class="chart"><figcaption>{escape(title)}<small>{escape(y_label)}</small></figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}: {y_label}")}">{content}</svg>'
+        f'<p class="legend">{" ".join(legend)}</p></figure>'
+    )
+
+
+def interval(low: float, middle: float, high: float, scale: Sequence[float]) -> Markup:
+    """A difference with its interval, beside a line at zero; scale: ticks that span all rows of a table."""
+    a, b, c, zero = (_place(value, scale, 4, 156) for value in (low, middle, high, 0.0))
+    return _inline(
+        f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="20"/>'
+        f'<path class="line c0" d="M{a} 10H{c}M{a} 6v8M{c} 6v8"/>{_mark(0, b, 10)}'
+    )
+
+
+def strip(values: Sequence[float], scale: Sequence[float]) -> Markup:
+    """One dot per value on a common scale."""
+    dots = "".join(f'<circle class="dot c0" cx="{_place(v, scale, 6, 154)}" cy="10" r="4"/>' for v in values)
+    return _inline(f'<line class="zero" x1="0" x2="160" y1="10" y2="10"/>{dots}')
+
+
+def _inline(content: str) -> Markup:
+    return Markup(f'<svg class="interval" viewBox="0 0 160 20" aria-hidden="true">{content}</svg>')

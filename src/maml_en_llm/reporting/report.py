@@ -1,0 +1,55 @@
+"""The verb `report`: from results, tables and run directories to one page, and its tables as files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..files import replace_folder, write_text
+from ..progress import console
+from .html import build, render
+from .reading import not_read_lines, read_inputs
+from .tables import Table, beside, markdown, rich_tables
+
+
+def report(results: Sequence[Path], output: Path) -> Path:
+    """Writes report.html, report.md and tables/ (CSV, LaTeX) to the folder `output`; returns the path of the page.
+
+    results: results files, tables (.csv), and folders that hold results and run directories. What cannot be used is
+    named on standard error and in the report.  Raises ValueError when nothing can be used.
+    """
+    inputs = read_inputs(results)
+    page = build(inputs)
+    for line in (lines := not_read_lines(inputs)):
+        console.print(f"not read: {line}", markup=False)
+    rows = beside(inputs.rows, inputs.published)
+    for rich_table in rich_tables(rows):
+        console.print(rich_table)
+    output.mkdir(parents=True, exist_ok=True)
+    _write_tables(output / "tables", page.tables)
+    text = markdown(rows) + "".join(table.markdown() for table in page.tables if not table.name.startswith(UNSHOWN))
+    if lines:
+        text += "\n## Not read\n\n" + "".join(f"- {line}\n" for line in lines)
+    write_text(output / "report.md", _unicode(text))
+    path = output / "report.html"
+    write_text(path, _unicode(render(page)))
+    return path
+
+
+UNSHOWN = ("summary-", "numbers")  # in report.md these are its first tables
+
+
+def _write_tables(folder: Path, tables: Sequence[Table]) -> None:
+    fresh = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    for table in tables:
+        write_text(fresh / f"{table.name}.csv", _unicode(table.csv()))
+        write_text(fresh / f"{table.name}.tex", _unicode(table.latex()))
+    replace_folder(fresh, folder)
+
+
+def _unicode(text: str) -> str:
+    """JSON can spell half of a surrogate pair, which no file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

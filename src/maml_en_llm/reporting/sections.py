@@ -1,0 +1,355 @@
+"""What stands in each section of the page; a section without blocks has nothing to show."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from . import plots, tables
+from .browser import Predictions
+from .cost import cost_table
+from .datasheet import data_tables
+from .reading import SUBSETS, Inputs, Result, Row, Run, not_read_lines
+from .statistics import LEVEL, RESAMPLES, SIGN_PATTERNS, Comparison, adaptations, seed_spread
+from .tables import Table
+
+
+@dataclass
+class Section:
+    """One part of the page. A block is a dict of one of the kinds that report.html knows."""
+
+    id: str
+    title: str
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+
+    def text(self, *paragraphs: str) -> None:
+        self.blocks += [{"kind": "text", "text": text} for text in paragraphs]
+
+    def charts(self, charts: Sequence[Markup]) -> None:
+        if shown := [chart for chart in charts if chart]:
+            self.blocks.append({"kind": "charts", "charts": shown})
+
+    def table(
+        self,
+        table: Table,
+        style: Callable[[int, int], str] | None = None,
+        extra: Mapping[str, Sequence[Markup]] | None = None,
+    ) -> None:
+        """style: CSS of a cell by row and column; extra: columns of SVG behind the others."""
+        columns = [{"name": name, "numeric": table.numeric(i)} for i, name in enumerate(table.columns)]
+        lines = [
+            [
+                {"text": _minus(text, cell), "value": cell, "style": style(r, c) if style else ""}
+                for c, (text, cell) in enumerate(zip(texts, row, strict=True))
+            ]
+            for r, (texts, row) in enumerate(zip(table.texts(), table.rows, strict=True))
+        ]
+        drawn = [{"name": name, "cells": list(cells)} for name, cells in (extra or {}).items()]
+        block = {"columns": columns, "rows": lines, "drawn": drawn, "title": table.title, "note": table.note}
+        self.blocks.append({"kind": "table", "file": table.name} | block)
+
+
+def _minus(text: str, cell: tables.Cell) -> str:
+    return text if isinstance(cell, str) else text.replace("-", "\N{MINUS SIGN}")
+
+
+def summary_section(inputs: Inputs, written: list[Table]) -> Section:
+    section = Section("summary", "Summary")
+    rows = tables.beside(inputs.rows, inputs.published)
+    if not rows:
+        return section
+    written += tables.summary_tables(rows)
+    section.text(
+        "Macro-F1 or accuracy in percent, mean over tasks: the average over demonstration seeds, and the worst. "
+        "A number leads to where it is from."
+    )
+    sources = {(result.method, result.setting): i for i, result in enumerate(inputs.results)}
+    for subset in tables.subsets(rows):
+        here = [row for row in rows if row.subset == subset]
+        section.blocks.append(_summary_block(here, subset, sources))
+    return section
+
+
+def _summary_block(here: Sequence[Row], subset: str, sources: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+    """Measured rows with the published ones beside them; published ones alone where nothing was measured."""
+    main = tables.own(here)
+    published = sorted({row.source for row in here if row not in main})
+    others: dict[tuple[str, str], list[Row]] = {}
+    for row in here:
+        if row.source in published:
+            others.setdefault((row.method, row.setting), []).append(row)
+    cells = {(row.method, row.setting): row for row in main}
+    settings = sorted({row.setting for row in main}, key=tables.setting_order)
+    lines = []
+    for method in sorted({row.method for row in main}, key=tables.method_order):
+        keys = [(method, setting) for setting in settings]
+        lines.append((method, [(cells.get(key), others.get(key, []), sources.get(key)) for key in keys]))
+    return {
+        "kind": "summary",
+        "title": SUBSETS[subset],
+        "settings": settings,
+        "lines": lines,
+        "best": {s: max(row.average for row in main if row.setting == s) for s in settings},
+        "counts": [next((r for r in main if r.setting == s and r.tasks is not None), None) for s in settings],
+        "wins": tables.wins_text(main, subset),
+        "published": [
+            f"{source} ({tables.wins_text([r for r in here if r.source == source], subset) or 'no wins to count'})"
+            for source in published
+        ],
+        "unmatched": sum(len(found) for key, found in others.items() if key not in cells),
+    }
+
+
+def comparisons_section(compared: Mapping[str, Sequence[Comparison]], written: list[Table]) -> Section:
+    section = Section("comparisons", "Comparisons")
+    for subset, found in compared.items():
+        if found:
+            note = f"{len(found)} comparisons, corrected together. Percentage points, method minus baseline."
+            table = tables.comparison_table(f"comparisons-{subset}", SUBSETS[subset], note, found)
+            written.append(table)
+            section.table(table, extra={"difference and interval": _intervals(found)})
+    if section.blocks:
+        section.blocks[:0] = [{"kind": "text", "text": text} for text in COMPARISON_TEXTS]
+    return section
+
+
+COMPARISON_TEXTS = (
+    "Every meta-trained method against the raw language model, and every MAML row against MetaICL, of the same "
+    "direction, on the tasks that both were scored on.",
+    f"The interval, from low to high, would hold the true mean difference in about {LEVEL:.0%} of experiments with "
+    f"tasks and demonstration seeds drawn anew: it is from {RESAMPLES:,} bootstrap resamples of tasks and, within "
+    "them, seeds. With fewer than about ten tasks it is too narrow.",
+    "p says how often a mean difference at least as large would come about if on every task the two methods could be "
+    "exchanged: a permutation test that flips the signs of tasks, exact up to 14 tasks and over "
+    f"{SIGN_PATTERNS:,} random flips above. p (Holm) is corrected for the number of comparisons in the table; below "
+    "0.05 a difference is called significant.",
+    "Each method is one trained model here. How much another training run would differ is in none of these numbers.",
+)
+
+
+def _intervals(found: Sequence[Comparison]) -> list[Markup]:
+    scale = plots.ticks(min(0.0, *(c.low for c in found)), max(0.0, *(c.high for c in found)))
+    return [plots.interval(c.low, c.difference, c.high, scale) for c in found]
+
+
+def forgetting_section(compared: Mapping[str, Sequence[Comparison]], written: list[Table]) -> Section:
+    section = Section("forgetting", "Forgetting")
+    for subset, found in compared.items():
+        table = tables.forgetting_table(subset, found)
+        if table.rows:
+            written.append(table)
+            section.table(table)
+    if section.blocks:
+        text = "Tasks on which a meta-trained method does worse than the raw language model it is compared with."
+        section.blocks.insert(0, {"kind": "text", "text": text})
+    return section
+
+
+def tasks_section(inputs: Inputs, written: list[Table]) -> Section:
+    section = Section("tasks", "Tasks")
+    whole = [result for result in inputs.results if not result.adaptation]
+    for setting in sorted({result.setting for result in whole}, key=tables.setting_order):
+        table = tables.task_table(setting, whole)
+        if not table.rows:
+            continue
+        written.append(table)
+        if not section.blocks:
+            section.text("The score of every method on every task. Dark is low, bright is high.")
+        section.table(table, style=_heat(table))
+    return section
+
+
+def _heat(table: Table) -> Callable[[int, int], str]:
+    values = [cell for row in table.rows for cell in row if isinstance(cell, float)]
+    low, high = min(values), max(values)
+
+    def style(row: int, column: int) -> str:
+        cell = table.rows[row][column]
+        return plots.heat((cell - low) / ((high - low) or 1)) if isinstance(cell, float) else ""
+
+    return style
+
+
+def seeds_section(inputs: Inputs, written: list[Table]) -> Section:
+    section = Section("seeds", "Demonstration seeds")
+    whole = [result for result in inputs.results if not result.adaptation]
+    for subset in SUBSETS:
+        spreads = [spread for result in whole if (spread := seed_spread(result, subset))]
+        if spreads:
+            table = tables.seeds_table(subset, spreads)
+            written.append(table)
+            values = [list(spread.by_seed.values()) for spread in spreads]
+            scale = plots.ticks(min(map(min, values)), max(map(max, values)))
+            section.table(table, extra={f"{scale[0]:g} to {scale[-1]:g}": [plots.strip(v, scale) for v in values]})
+    return section
+
+
+def learning_section(inputs: Inputs) -> Section:
+    section = Section("learning", "Learning curves")
+    charts = []
+    for run in inputs.runs:
+        query = run.config.get("method") == "maml-en-llm"
+        keys = {"loss": "query loss" if query else "loss", "support_loss": "support loss"}
+        losses = [plots.Series(words, _points(run, key)) for key, words in keys.items()]
+        title = f"{run.label} on {run.config['setting']} ({run.path.name})"
+        charts.append(plots.line_chart(losses, title, "batches seen", "loss (nats)"))
+        share = [plots.Series("second-order share", _points(run, "second_order_share"))]
+        charts.append(plots.line_chart(share, title, "batches seen", "second-order share"))
+    if any(charts):
+        section.text(
+            "Losses of single logged updates, which vary much from batch to batch; above "
+            f"{plots.MOST_POINTS} of them, means of stretches. The second-order share says how far the meta-gradient "
+            "is from the first-order one, relative to the latter's norm."
+        )
+    section.charts(charts)
+    return section
+
+
+def _points(run: Run, key: str) -> list[tuple[float, float]]:
+    return [(float(m["batches"]), float(m[key])) for m in run.metrics if isinstance(m.get(key), int | float)]
+
+
+def exploration_section(inputs: Inputs, written: list[Table]) -> Section:
+    section = Section("exploration", "Exploration")
+    families = tables.exploration(inputs.rows)
+    if not families:
+        return section
+    section.text("How the score changes with the number n of copies that adapt before an update of the model.")
+    charts = []
+    for (family, setting, subset), members in families.items():
+        average = plots.Series("average", [(float(n), row.average) for n, row in members])
+        worst = plots.Series("worst", [(float(n), row.worst) for n, row in members if row.worst is not None])
+        title = f"{family}-n on {setting}, {SUBSETS[subset].lower()}"
+        charts.append(plots.line_chart([average, worst], title, "copies n", "score (%)", marks=True))
+    section.charts(charts)
+    table = tables.exploration_table(families)
+    written.append(table)
+    section.table(table)
+    return section
+
+
+def adaptation_section(inputs: Inputs, written: list[Table]) -> Section:
+    section = Section("adaptation", "Adaptation")
+    found = adaptations(inputs.results)
+    if not found:
+        return section
+    section.text(
+        "Models after a few more steps on labelled examples of each target task, against the same models before. The "
+        "figures have the meaning of those under Comparisons."
+    )
+    note = f"{len(found)} comparisons, corrected together. Percentage points, after minus before."
+    table = tables.comparison_table("adaptation", "After and before", note, found)
+    section.table(table, extra={"difference and interval": _intervals(found)})
+    by_task = tables.adaptation_tasks_table(found, inputs.results)
+    section.table(by_task)
+    written += [table, by_task]
+    return section
+
+
+COSTS = (("training (s)", 60, "training time (minutes)"), ("training peak (GB)", 1, "training peak memory (GB)"))
+
+
+def cost_section(inputs: Inputs, written: list[Table]) -> Section:
+    section = Section("cost", "Cost against score")
+    table = cost_table(inputs)
+    if not table.rows:
+        return section
+    written.append(table)
+    charts = []
+    for setting in dict.fromkeys(result.setting for result in inputs.results):
+        rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+        for column, scale, words in COSTS:
+            points = [
+                (str(row["method"]), cost / scale, average)
+                for row in rows
+                if row["setting"] == setting
+                and isinstance(cost := row.get(column), float)
+                and isinstance(average := row.get("average"), float)
+            ]
+            if len(points) > 1:
+                charts.append(plots.scatter(points, f"Average on {setting}", words, "score (%)"))
+    section.charts(charts)
+    section.table(table)
+    return section
+
+
+def data_section(inputs: Inputs, predictions: Predictions, written: list[Table]) -> Section:
+    section = Section("data", "Data")
+    for table in data_tables(inputs.results, predictions):
+        if table.rows:
+            written.append(table)
+            section.table(table)
+    return section
+
+
+def browser_section(browser: Mapping[str, Any]) -> Section:
+    section = Section("predictions", "Single predictions")
+    if browser:
+        section.text(
+            f"A sample: at most {browser['sample']} examples of each task and setting, spread evenly over the file and "
+            "the same for all methods, at the first demonstration seed. A score is the mean negative log-likelihood of "
+            "an option in nats; the lowest is predicted.",
+            f"Inputs are cut after {browser['characters']} characters. They are shown, with options and "
+            "demonstrations, where the collection still is where it was and holds the same examples.",
+        )
+        section.blocks.append({"kind": "browser"})
+    return section
+
+
+def provenance_section(inputs: Inputs) -> Section:
+    section = Section("provenance", "Configuration and provenance")
+    for number, result in enumerate(inputs.results):
+        title = f"{result.method} on {result.setting}: {result.path}"
+        section.blocks.append({"kind": "details", "id": f"result-{number}", "title": title, "lists": _lists(result)})
+    for number, run in enumerate(inputs.runs):
+        lists = [("Training", _flat(run.config)), ("What it took", _flat(run.measured))]
+        title = f"Run of {run.label} on {run.config['setting']}: {run.path}"
+        section.blocks.append({"kind": "details", "id": f"run-{number}", "title": title, "lists": lists})
+    for source in sorted({row.source for row in inputs.published}):
+        count = sum(row.source == source for row in inputs.published)
+        section.text(f"{source}: {count} published numbers, taken as the table has them; they were not measured here.")
+    return section
+
+
+def _lists(result: Result) -> list[tuple[str, list[tuple[str, str]]]]:
+    record = result.record
+    model = record.get("model") or {}
+    file = {"results": str(result.path), "predictions": str(result.predictions), "sha256": result.digest}
+    file |= {key: record[key] for key in ("label", "setting", "seeds", "seconds") if key in record}
+    trained = {key: value for key, value in model.items() if key not in ("config", "training_tasks", "started_from")}
+    started = model.get("started_from") or {}
+    return [
+        ("File", _flat(file)),
+        ("Evaluation", _flat(result.config)),
+        ("What it took", _flat(record.get("run") or {})),
+        ("Versions", _flat(record.get("versions") or {})),
+        ("Adaptation", _flat(result.adaptation)),
+        ("Model", _flat(trained)),
+        ("Training", _flat(result.training)),
+        ("Training started from", _flat(started if isinstance(started, Mapping) else {"model": started})),
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Keys and values as text; nested keys with dots."""
+    found = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10_000)
+            found.append((f"{prefix}{key}", re.sub(r"\n\.\.\.\n$|\n$", "", text)))
+    return found
+
+
+def not_read_section(inputs: Inputs) -> Section:
+    section = Section("not-read", "Not read")
+    if inputs.not_read:
+        section.text("These were given or found, and could not be used; the rest of the report is without them.")
+        section.blocks.append({"kind": "list", "items": not_read_lines(inputs)})
+    return section

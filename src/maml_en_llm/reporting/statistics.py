@@ -1,0 +1,175 @@
+"""How sure a difference between two methods is, over tasks and demonstration seeds.
+
+All scores are in percent, all differences in percentage points: method minus baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from .reading import NO_SEED, Result, Scores
+
+RESAMPLES = 4000  # of the bootstrap
+SIGN_PATTERNS = 1 << 14  # of the test: all of them up to 14 tasks, that many drawn at random above
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method against a baseline in one setting, over the tasks that both were scored on."""
+
+    method: str
+    baseline: str
+    setting: str
+    subset: str
+    differences: Mapping[str, float]  # by task: the mean over seeds
+    difference: float  # mean over tasks
+    low: float
+    high: float
+    p: float
+    below_in_every_seed: tuple[str, ...]
+    p_holm: float = 1.0
+
+    @property
+    def below(self) -> dict[str, float]:
+        """The tasks where the method is below the baseline, the lowest first."""
+        return dict(sorted(((t, d) for t, d in self.differences.items() if d < 0), key=lambda item: item[1]))
+
+
+def paired_differences(method: Scores, baseline: Scores) -> dict[str, np.ndarray]:
+    """Per common task the differences float64 [seeds], seed by seed; without demonstrations a score is every seed's."""
+    paired = {}
+    for task in sorted(set(method) & set(baseline)):
+        one, other = method[task], baseline[task]
+        if NO_SEED in one or NO_SEED in other:
+            seeds = sorted((set(one) | set(other)) - {NO_SEED}) or [NO_SEED]
+        else:
+            seeds = sorted(set(one) & set(other))
+        if seeds:
+            values = [one.get(s, one.get(NO_SEED, 0.0)) - other.get(s, other.get(NO_SEED, 0.0)) for s in seeds]
+            paired[task] = np.round(values, 9)  # equal scores are equal, whatever their last bits say
+    return paired
+
+
+def bootstrap_interval(
+    differences: Sequence[np.ndarray], level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean over tasks of the mean over seeds; differences: per task float64 [seeds].
+
+    Each resample draws tasks with replacement, then within each drawn task as many seeds as it has, with replacement
+    (a hierarchical bootstrap; Davison and Hinkley 1997, section 3.8).
+    """
+    generator = np.random.default_rng(seed)
+    counts = np.array([len(d) for d in differences])
+    padded = np.zeros((len(differences), counts.max()))
+    for row, values in zip(padded, differences, strict=True):
+        row[: len(values)] = values
+    tasks = generator.integers(len(counts), size=(resamples, len(counts)))
+    drawn = counts[tasks][..., None]  # [resamples, tasks, 1]
+    seeds = (generator.random((*tasks.shape, padded.shape[1])) * drawn).astype(np.int64)
+    used = np.arange(padded.shape[1]) < drawn
+    means = (padded[tasks[..., None], seeds] * used).sum(2) / drawn[..., 0]
+    low, high = np.quantile(means.mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_test(differences: Sequence[float]) -> float:
+    """Two-sided p-value that the mean difference over tasks is zero, by flipping signs task by task.
+
+    Exact up to 14 tasks; above, over 2^14 random flips. A single task gives 1.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) < 2 or not values.any():
+        return 1.0
+    test = stats.permutation_test(
+        (values, np.zeros_like(values)),
+        lambda one, other, axis: np.mean(one - other, axis=axis),
+        permutation_type="samples",
+        n_resamples=SIGN_PATTERNS,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
+    return float(test.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for being several (Holm 1979), in the same order."""
+    order = np.argsort(p_values, kind="stable")
+    factors = len(p_values) - np.arange(len(p_values))
+    corrected = np.minimum(np.maximum.accumulate(np.asarray(p_values, dtype=np.float64)[order] * factors), 1.0)
+    result = np.empty(len(p_values))
+    result[order] = corrected
+    return [float(p) for p in result]
+
+
+def compare(names: tuple[str, str], setting: str, subset: str, method: Scores, baseline: Scores) -> Comparison | None:
+    """names: of method and baseline. None when they have no task and seed in common."""
+    paired = paired_differences(method, baseline)
+    if not paired:
+        return None
+    means = {task: round(float(values.mean()), 9) for task, values in paired.items()}
+    low, high = bootstrap_interval(list(paired.values()))
+    everywhere = tuple(task for task, values in paired.items() if (values < 0).all())
+    average = float(np.mean(list(means.values())))
+    return Comparison(*names, setting, subset, means, average, low, high, paired_test(list(means.values())), everywhere)
+
+
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons of one table, with Holm's correction over all of them."""
+    p_values = holm([c.p for c in comparisons])
+    return [replace(c, p_holm=p) for c, p in zip(comparisons, p_values, strict=True)]
+
+
+def comparisons(results: Sequence[Result], subset: str) -> list[Comparison]:
+    """Every meta-trained method against the raw LM, and every MAML row against MetaICL, of the same direction."""
+    whole = [result for result in results if not result.adaptation]
+    by_name = {(result.method, result.setting): result for result in whole}
+    found = []
+    for result in whole:
+        baselines = ["Raw LM"] if result.meta_trained else []
+        if result.training.get("method") == "maml-en-llm":
+            baselines.append("MetaICL")
+        for name in baselines:
+            other = by_name.get((result.prefix + name, result.setting))
+            if other is not None and other is not result:
+                names = (result.method, other.method)
+                found.append(compare(names, result.setting, subset, result.scores(subset), other.scores(subset)))
+    return corrected([c for c in found if c is not None])
+
+
+def adaptations(results: Sequence[Result]) -> list[Comparison]:
+    """Every adapted model against itself before, on all target tasks of its setting that have both."""
+    found = []
+    for result in results:
+        if result.adaptation:
+            names = (result.method, str(result.adaptation.get("adapted_from", "before")))
+            scores = (result.scores(), result.scores(before=True))
+            found.append(compare(names, result.setting, "test", *scores))
+    return corrected([c for c in found if c is not None])
+
+
+@dataclass(frozen=True)
+class SeedSpread:
+    """How much a method's scores depend on which demonstrations are drawn, and in which order they stand."""
+
+    method: str
+    setting: str
+    by_seed: Mapping[str, float]  # mean over tasks
+    deviation: float  # standard deviation of `by_seed`
+    within_tasks: float  # mean over tasks of the standard deviation over seeds
+
+
+def seed_spread(result: Result, subset: str) -> SeedSpread | None:
+    """None where there are fewer than two seeds."""
+    scores = result.scores(subset)
+    seeds = sorted({seed for by_seed in scores.values() for seed in by_seed}, key=lambda s: (len(s), s))
+    if len(seeds) < 2 or any(set(by_seed) != set(seeds) for by_seed in scores.values()):
+        return None
+    table = np.array([[by_seed[seed] for seed in seeds] for by_seed in scores.values()])
+    means = dict(zip(seeds, map(float, table.mean(0)), strict=True))
+    within = float(table.std(1, ddof=1).mean())
+    return SeedSpread(result.method, result.setting, means, float(table.mean(0).std(ddof=1)), within)

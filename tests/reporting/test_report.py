@@ -1,0 +1,330 @@
+"""The report as a user gets it, and its page in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders import evaluate_config, line, make_collection, write_lines, write_results, write_setting
+from maml_en_llm.evaluation.protocol import evaluate
+from maml_en_llm.reporting import plots
+from maml_en_llm.reporting.report import report
+
+HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
+
+
+@pytest.fixture(scope="module")
+def inputs(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results with predictions, published numbers, runs, an adapted model; with hostile texts and long names."""
+    folder = tmp_path_factory.mktemp("report")
+    collection = make_collection(folder / "collection")
+    records = [line("trap", f"{HOSTILE} & number {i}", HOSTILE if i % 2 else "no", [HOSTILE, "no"]) for i in range(30)]
+    write_lines(collection / "data" / "trap" / "train.jsonl", records)
+    write_lines(collection / "data" / "trap" / "test.jsonl", records)
+    write_setting(collection, "traps", ["colour", "size"], ["trap", "mood"], ["mood"])
+    results = folder / "results"
+    evaluate(evaluate_config(collection, model_folder, results / "raw.json", setting="traps"))
+    evaluate(evaluate_config(collection, model_folder, results / "x.json", setting="traps", label=HOSTILE))
+    tasks = {"trap": [0.1, 0.2], "mood": [0.3, 0.25]}
+    model: dict[str, Any] = {"setting": "traps", "unseen": ["mood"]}
+    hardware = {"wall_seconds": 3.5, "peak_memory_bytes": 2e9, "hardware": "1 core"}
+    for copies in (1, 4):
+        name = f"MAML-2-{copies}"
+        path = write_results(results / f"{name}.json", name, tasks, method="maml-en-llm", run=hardware, **model)
+        path.with_suffix(".predictions.jsonl").write_text("")
+        run = folder / "runs" / name
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(f"method: maml-en-llm\nsetting: traps\nbatches: 9\noutput: runs/{name}\n")
+        write_lines(run / "metrics.jsonl", [{"batches": i, "loss": 2 / i, "support_loss": 3 / i} for i in (1, 2, 3)])
+    write_results(results / "metaicl.json", "MetaICL", tasks, method="metaicl", **model)
+    after = write_results(results / "after.json", "MAML-2-1", tasks, method="maml-en-llm", **model)
+    record = json.loads(after.read_text())
+    record["adaptation"] = {"steps": 16, "lr": 1e-7, "adapted_from": "MAML-2-1"}
+    for entry in record["tasks"].values():
+        entry["before"] = entry | {"scores": {seed: score - 0.05 for seed, score in entry["scores"].items()}}
+    after.write_text(json.dumps(record))
+    (folder / "paper.csv").write_text("method,setting,average,worst\nMetaICL,traps,12.34,5.67\nNo ICL,elsewhere,1,1\n")
+    (results / "cut.json").write_text(after.read_text()[:300])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(inputs: Path) -> Path:
+    return report([inputs, inputs / "paper.csv"], inputs / "out")
+
+
+def test_every_section_that_has_something_to_show(page: Path) -> None:
+    text = page.read_text()
+    titles = re.findall(r'<h2 id="[a-z-]+-title">([^<]*)</h2>', text)
+    assert titles == [
+        *("Summary", "Comparisons", "Forgetting", "Tasks", "Demonstration seeds", "Learning curves", "Exploration"),
+        *("Adaptation", "Cost against score", "Data", "Single predictions", "Configuration and provenance", "Not read"),
+    ]
+    for words in ("12.34", "5.67", "MAML-2-1, adapted (16 steps, lr 1e-07)", "support loss", "cut.json:1: not valid"):
+        assert words in text
+    assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", text)  # nothing from elsewhere
+
+
+def test_sections_without_content_are_left_out(tmp_path: Path) -> None:
+    write_results(tmp_path / "a.json", "No ICL", {"t": [0.5]}, seeds=[100])
+    text = report([tmp_path / "a.json"], tmp_path / "out").read_text()
+    assert re.findall(r"<h2 [^>]*>([^<]*)</h2>", text) == [
+        *("Summary", "Tasks", "Cost against score", "Data", "Configuration and provenance", "Not read")
+    ]
+    assert "a.predictions.jsonl: the predictions are missing" in text
+
+
+def test_runs_alone_give_their_learning_curves(inputs: Path, tmp_path: Path) -> None:
+    text = report([inputs / "runs"], tmp_path).read_text()
+    assert re.findall(r"<h2 [^>]*>([^<]*)</h2>", text) == ["Learning curves", "Configuration and provenance"]
+
+
+def test_the_tables_are_files_too(page: Path) -> None:
+    folder = page.parent / "tables"
+    with (folder / "numbers.csv").open() as file:
+        numbers = {(r["method"], r["subset"], r["source"]): r["average"] for r in csv.DictReader(file)}
+    assert float(numbers["MetaICL", "test", ""]) == pytest.approx((15 + 27.5) / 2)
+    assert numbers["MetaICL", "test", "paper"] == "12.34"
+    assert not any(source == "paper" and method == "No ICL" for method, _, source in numbers)  # not measured here
+    with (folder / "comparisons-test.csv").open() as file:
+        rows = {(r["method"], r["baseline"]): r for r in csv.DictReader(file)}
+    assert set(rows) == {(m, "Raw LM") for m in ("MetaICL", "MAML-2-1", "MAML-2-4")} | {
+        (m, "MetaICL") for m in ("MAML-2-1", "MAML-2-4")
+    }
+    assert float(rows["MAML-2-1", "MetaICL"]["difference"]) == 0.0
+    with (folder / "adaptation.csv").open() as file:
+        assert [float(r["difference"]) for r in csv.DictReader(file)] == pytest.approx([5.0])
+    names = {path.stem for path in folder.glob("*.csv")}
+    assert names == {path.stem for path in folder.glob("*.tex")}
+    assert {"summary-test", "seeds-test", "tasks-traps", "exploration", "cost", "data-targets"} <= names
+    assert all("\\toprule" in path.read_text() for path in folder.glob("*.tex"))
+    markdown = page.with_suffix(".md").read_text()
+    assert "| MetaICL [paper] | 12.34 / 5.67 |" in markdown
+    assert "## Forgetting: all target tasks" in markdown
+    assert "## Not read" in markdown
+
+
+def test_the_same_inputs_give_the_same_page(inputs: Path, page: Path, tmp_path: Path) -> None:
+    shutil.copytree(page.parent / "tables", tmp_path / "tables")
+    (tmp_path / "tables" / "old.csv").write_text("of an earlier report")
+    assert report([inputs, inputs / "paper.csv"], tmp_path).read_bytes() == page.read_bytes()
+    assert not (tmp_path / "tables" / "old.csv").exists()
+
+
+def test_what_is_not_read_is_said_on_standard_error(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report([inputs], tmp_path)
+    assert f"not read: {inputs / 'results' / 'cut.json'}:1: not valid JSON" in capsys.readouterr().err
+
+
+def embedded(page: Path) -> Any:
+    found = re.search(r'<script type="application/json" id="predictions-data">(.*?)</script>', page.read_text(), re.S)
+    assert found
+    return json.loads(found[1])
+
+
+def test_the_predictions_are_a_sample_with_texts_from_the_collection(page: Path, inputs: Path) -> None:
+    data = embedded(page)
+    traps = [e for e in data["examples"] if e["task"] == "trap"]
+    assert len(traps) == 30 <= data["sample"]
+    assert traps[3]["input"].startswith(HOSTILE)
+    assert traps[3]["options"] == [HOSTILE, "no"]
+    rows = map(json.loads, (inputs / "results" / "raw.predictions.jsonl").read_text().splitlines())
+    expected = next(r for r in rows if (r["task"], r["seed"], r["index"]) == ("trap", 100, 3))
+    _, seed, predicted, scores = next(s for s in traps[3]["scored"] if data["methods"][s[0]] == "Raw LM")
+    assert (seed, predicted, scores) == ("100", expected["predicted"], expected["scores"])
+    assert data["demonstrations"]["trap"]["seed"] == 100
+    assert len(data["demonstrations"]["trap"]["pairs"]) == 4
+
+
+def test_the_sample_shrinks_until_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maml_en_llm.reporting.browser.BYTES", 30_000)
+    write_results(tmp_path / "a.json", "MetaICL", {"t": [0.5, 0.5]})
+    common = {"task": "t", "seed": 100, "output": "a", "predicted": "b", "scores": [0.123456] * 200}
+    write_lines(tmp_path / "a.predictions.jsonl", [common | {"index": i} for i in range(99)])
+    page = report([tmp_path / "a.json"], tmp_path / "out")
+    data = embedded(page)
+    assert data["sample"] == 10  # 20 would take 40 kB
+    assert [e["index"] for e in data["examples"]] == [99 * i // 10 for i in range(10)]
+    assert len(json.dumps(data)) <= 30_000
+    assert "at most 10 examples of each task" in page.read_text()
+
+
+def test_a_collection_that_has_changed_gives_no_texts(inputs: Path, tmp_path: Path) -> None:
+    collection = tmp_path / "collection"
+    shutil.copytree(inputs / "collection", collection)
+    for name in ("raw.json", "raw.predictions.jsonl"):
+        shutil.copy(inputs / "results" / name, tmp_path)
+    record = json.loads((tmp_path / "raw.json").read_text())
+    record["config"]["collection"] = str(collection)
+    (tmp_path / "raw.json").write_text(json.dumps(record))
+    records = [line("trap", "new text", "no", [HOSTILE, "no"]) for _ in range(30)]
+    write_lines(collection / "data" / "trap" / "test.jsonl", records)
+    examples = embedded(report([tmp_path / "raw.json"], tmp_path / "out"))["examples"]
+    assert {e["index"] % 2 for e in examples if e["task"] == "trap" and "input" in e} == {0}  # those with equal outputs
+    shutil.rmtree(collection)
+    page = report([tmp_path / "raw.json"], tmp_path / "out")
+    assert not any("input" in e for e in embedded(page)["examples"])
+    assert f"The collection {collection} is not there" in page.read_text()
+
+
+def test_the_number_in_a_cell_can_be_read_on_its_colour() -> None:
+    for share in (i / 100 for i in range(101)):
+        colour = plots.luminance(plots.cividis(share))
+        text = 1.0 if plots.heat(share).endswith("#fff") else 0.0
+        assert (max(colour, text) + 0.05) / (min(colour, text) + 0.05) >= 4.5
+
+
+def test_ticks_span_what_they_are_for() -> None:
+    for low, high in ((0.0, 1.0), (-17.4, 7.2), (3.0, 3.0), (1e-9, 2e-9), (0.0, 50_000.0)):
+        found = plots.ticks(low, high)
+        assert found[0] <= low <= high <= found[-1]
+        assert 2 <= len(found) <= 7
+
+
+def test_curves_skip_what_is_no_number_and_thin_what_is_too_much() -> None:
+    nan = float("nan")
+    assert plots.thinned([(1.0, nan), (2.0, 5.0), (nan, 1.0), (3.0, float("inf"))]) == [(2.0, 5.0)]
+    assert plots.thinned([(float(i), float(i)) for i in range(8)], most=4) == [(i, i) for i in (0.5, 2.5, 4.5, 6.5)]
+    assert not plots.line_chart([plots.Series("a", [(1.0, nan)])], "t", "x", "y")
+
+
+# In a real browser
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    selenium = pytest.importorskip("selenium", reason="needs selenium to drive a browser")
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("needs chromium and chromedriver (on Debian: apt-get install chromium chromium-driver)")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    assert selenium
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(driver))
+    yield browser
+    browser.quit()
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def opened(chromium: Any, page: Path) -> Open:
+    def open_page(width: int = 1280, scheme: str = "light") -> Any:
+        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+        chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        chromium.get("about:blank")
+        chromium.get_log("browser"), chromium.get_log("performance")
+        chromium.get(page.as_uri())
+        return chromium
+
+    return open_page
+
+
+def test_it_opens_without_errors_and_asks_nobody(opened: Open, page: Path) -> None:
+    browser = opened()
+    assert browser.title == "Results of MAML-en-LLM"  # no text of a task was run
+    assert browser.get_log("browser") == []
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+    assert browser.execute_script("return document.querySelectorAll('img, main script').length") == 0
+
+
+def test_columns_sort_by_button(opened: Open) -> None:
+    browser = opened()
+    read = """const table = document.querySelector('#tasks table');
+        return [...table.tBodies[0].rows].map(row => row.cells[arguments[0]].textContent)"""
+    buttons = browser.find_elements("css selector", "#tasks table th button")
+    sort = "return document.querySelectorAll('#tasks table th')[arguments[0]].getAttribute('aria-sort')"
+    column = next(i for i, button in enumerate(buttons) if button.text.startswith("MetaICL"))
+    buttons[column].send_keys("\ue007")  # Enter
+    assert browser.execute_script(read, column) == ["27.50", "15.00"]
+    assert browser.execute_script(sort, column) == "descending"
+    buttons[column].send_keys("\ue007")
+    assert browser.execute_script(read, column) == ["15.00", "27.50"]
+    assert browser.execute_script(sort, column) == "ascending"
+    buttons[0].send_keys("\ue007")
+    assert browser.execute_script(read, 0) == ["mood", "trap"]
+    assert browser.execute_script(sort, column) == "none"
+
+
+def test_predictions_are_filtered(opened: Open) -> None:
+    browser = opened()
+    form = browser.find_element("id", "browser")
+
+    def choose(**values: str) -> tuple[int, list[str], list[str]]:
+        for name, value in values.items():
+            script = """const field = document.getElementById('browser').elements[arguments[0]];
+                field.value = arguments[1]; field.dispatchEvent(new Event('input', {bubbles: true}))"""
+            browser.execute_script(script, name, value)
+        count = int(browser.find_element("id", "browser-count").text.split()[0])
+        headings = [e.text for e in browser.find_elements("css selector", ".card h4")]
+        return count, headings, [e.text for e in browser.find_elements("css selector", ".card tbody td:nth-child(2)")]
+
+    everything, headings, _ = choose()
+    assert (everything, len(headings)) == (38, 20)
+    browser.find_element("id", "browser-more").send_keys("\ue007")
+    assert len(choose()[1]) == 38
+    assert len(choose(text="")[1]) == 20  # a filter starts again from the top
+    count, headings, predicted = choose(task="mood", method="Raw LM")
+    assert count == 8
+    assert all(heading.startswith("mood") for heading in headings)
+    assert len(predicted) == 8
+    right, wrong = choose(outcome="right"), choose(outcome="wrong")
+    assert right[0] + wrong[0] == 8
+    assert all(text.startswith("✗") for text in wrong[2])
+    assert choose(task="trap", outcome="", text="NUMBER 17")[0] == 1
+    assert HOSTILE in browser.find_element("css selector", ".card blockquote").text
+    assert form.is_displayed()
+
+
+def test_a_number_leads_to_where_it_is_from(opened: Open) -> None:
+    browser = opened()
+    link = browser.find_element("css selector", "#summary td a")
+    target = link.get_attribute("href").split("#")[1]
+    browser.execute_script("arguments[0].click()", link)
+    time.sleep(0.1)  # the page hears of the new address a moment later
+    script = "const d = document.getElementById(arguments[0]); return [d.open, d.textContent.includes('sha256')]"
+    assert browser.execute_script(script, target) == [True, True]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_need_not_scroll_sideways(opened: Open, scheme: str) -> None:
+    browser = opened(375, scheme)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 375
+    assert browser.execute_script("return innerWidth") == 375
+
+
+def test_light_and_dark(opened: Open) -> None:
+    def contrast(scheme: str) -> tuple[float, float]:
+        script = "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
+        paper, ink = (
+            plots.luminance(tuple(map(int, re.findall(r"\d+", text)[:3])))  # type: ignore[arg-type]
+            for text in opened(scheme=scheme).execute_script(script)
+        )
+        return paper, ink
+
+    for scheme, dark in (("light", False), ("dark", True)):
+        paper, ink = contrast(scheme)
+        assert (paper < ink) == dark
+        assert (max(paper, ink) + 0.05) / (min(paper, ink) + 0.05) >= 7

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builders import write_results
+from maml_en_llm.reporting.reading import NO_SEED, read_inputs
+from maml_en_llm.reporting.statistics import (
+    bootstrap_interval,
+    compare,
+    comparisons,
+    holm,
+    paired_differences,
+    paired_test,
+    seed_spread,
+)
+
+
+def test_scores_are_paired_by_task_and_seed() -> None:
+    one = {"a": {"1": 5.0, "2": 7.0, "3": 1.0}, "b": {"1": 1.0}, "only": {"1": 1.0}}
+    other = {"a": {"2": 4.0, "1": 1.0}, "b": {"9": 0.0}}
+    paired = paired_differences(one, other)
+    assert {task: values.tolist() for task, values in paired.items()} == {"a": [4.0, 3.0]}
+
+
+def test_a_score_without_demonstrations_stands_for_every_seed() -> None:
+    seeds = {"a": {"1": 5.0, "2": 7.0}}
+    alone = {"a": {NO_SEED: 4.0}}
+    assert paired_differences(seeds, alone)["a"].tolist() == [1.0, 3.0]
+    assert paired_differences(alone, seeds)["a"].tolist() == [-1.0, -3.0]
+    assert paired_differences(alone, alone)["a"].tolist() == [0.0]
+
+
+def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(3)
+    true, hits, rounds = 1.5, 0, 300
+    for _ in range(rounds):
+        effects = true + generator.normal(0, 4, size=24)
+        differences = [effect + generator.normal(0, 2, size=5) for effect in effects]
+        low, high = bootstrap_interval(differences, level=0.9, resamples=400)
+        hits += low <= true <= high
+    assert 0.85 <= hits / rounds <= 0.95
+
+
+def test_the_interval_of_tasks_with_one_seed_is_the_bootstrap_over_tasks() -> None:
+    values = np.random.default_rng(0).normal(2, 3, size=12)
+    every = np.random.default_rng(1).choice(values, size=(20_000, 12)).mean(1)
+    expected = np.quantile(every, [0.025, 0.975])
+    assert bootstrap_interval([np.array([v]) for v in values], resamples=20_000) == pytest.approx(expected, abs=0.06)
+
+
+def test_the_interval_of_one_task_is_the_bootstrap_over_its_seeds() -> None:
+    values = np.array([1.0, 2.0, 6.0])
+    every = sorted(np.mean(draw) for draw in itertools.product(values, repeat=3))
+    assert bootstrap_interval([values]) == pytest.approx(np.quantile(every, [0.025, 0.975], method="inverted_cdf"))
+
+
+def test_unequal_numbers_of_seeds_weigh_each_task_the_same() -> None:
+    low, high = bootstrap_interval([np.array([3.0]), np.array([3.0, 3.0, 3.0])])
+    assert (low, high) == pytest.approx((3.0, 3.0))
+    two = bootstrap_interval([np.array([0.0]), np.array([4.0, 4.0, 4.0])], level=0.2)
+    assert two == pytest.approx((2.0, 2.0))  # 0, 2 or 4, with a quarter, a half and a quarter
+
+
+def test_the_test_counts_the_sign_patterns_that_are_at_least_as_far_from_zero() -> None:
+    values = np.array([1.0, 2.5, -0.5, 3.0, 0.7, 4.0])
+    means = [np.mean(values * signs) for signs in itertools.product((1, -1), repeat=6)]
+    expected = np.mean(np.abs(means) >= abs(values.mean()) - 1e-12)
+    assert paired_test(values.tolist()) == pytest.approx(expected)
+    assert paired_test([0.0, 0.0]) == 1.0
+    assert paired_test([3.0]) == 1.0  # one task says nothing about others
+    assert paired_test([1.0] * 20) < 1e-3  # drawn at random: 2^20 patterns are too many
+
+
+def test_under_no_difference_p_is_below_a_level_as_often_as_the_level() -> None:
+    generator = np.random.default_rng(5)
+    small = [paired_test(generator.normal(size=8).tolist()) <= 0.1 for _ in range(400)]
+    assert 0.06 <= np.mean(small) <= 0.14
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+
+
+@given(probabilities, st.randoms(use_true_random=False))
+def test_holm_keeps_order_and_never_lowers(p_values: list[float], random: object) -> None:
+    corrected = holm(p_values)
+    for p, q in zip(p_values, corrected, strict=True):
+        assert p <= q <= min(1.0, len(p_values) * p + 1e-12) or q == max(corrected)
+    order = np.argsort(p_values, kind="stable")
+    assert np.all(np.diff(np.array(corrected)[order]) >= 0)
+    shuffled = list(range(len(p_values)))
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert holm([p_values[i] for i in shuffled]) == pytest.approx([corrected[i] for i in shuffled])
+
+
+score_tables = st.dictionaries(
+    st.sampled_from("abcdef"),
+    st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), min_size=3, max_size=3),
+    min_size=2,
+)
+
+
+def by_seed(table: Mapping[str, list[tuple[int, int]]], side: int, shift: float = 0.0) -> dict[str, dict[str, float]]:
+    return {task: {str(i): pair[side] + shift for i, pair in enumerate(rows)} for task, rows in table.items()}
+
+
+@settings(max_examples=20)
+@given(score_tables)
+def test_what_a_comparison_does_not_depend_on(table: dict[str, list[tuple[int, int]]]) -> None:
+    def run(one: Mapping[str, Mapping[str, float]], other: Mapping[str, Mapping[str, float]]) -> tuple[float, ...]:
+        c = compare(("one", "other"), "s", "test", one, other)
+        assert c is not None
+        return c.difference, c.low, c.high, c.p
+
+    forward = run(by_seed(table, 0), by_seed(table, 1))
+    difference, low, high, p = run(by_seed(table, 1), by_seed(table, 0))
+    assert forward == pytest.approx((-difference, -high, -low, p), abs=1e-9)  # the sides exchanged
+    assert forward == run(by_seed(dict(reversed(table.items())), 0), by_seed(table, 1))  # tasks in another order
+    assert forward == pytest.approx(run(by_seed(table, 0, 7.0), by_seed(table, 1, 7.0)), abs=1e-6)  # both higher
+    assert low - 1e-9 <= difference <= high + 1e-9 or len(table) < 4
+
+
+def test_who_is_compared_with_whom(tmp_path: Path) -> None:
+    scores = {"a": [0.5, 0.6], "b": [0.2, 0.4]}
+    lower = {"a": [0.4, 0.5], "b": [0.3, 0.2]}
+    write_results(tmp_path / "raw.json", "Raw LM", scores)
+    write_results(tmp_path / "base.json", "my own base", scores, method="language-model")
+    write_results(tmp_path / "metaicl.json", "MetaICL", lower, method="metaicl", unseen=["b"])
+    write_results(tmp_path / "maml.json", "MAML-2-1", lower, method="maml-en-llm")
+    write_results(tmp_path / "channel.json", "Channel MAML-2-1", lower, method="maml-en-llm")
+    write_results(tmp_path / "channel-raw.json", "Channel Raw LM", scores)
+    write_results(tmp_path / "elsewhere.json", "MetaICT", lower, method="metaict", setting="other")
+    results = read_inputs([tmp_path]).results
+    found = {(c.method, c.baseline): c for c in comparisons(results, "test")}
+    assert set(found) == {
+        ("MetaICL", "Raw LM"),
+        ("MAML-2-1", "Raw LM"),
+        ("MAML-2-1", "MetaICL"),
+        ("Channel MAML-2-1", "Channel Raw LM"),
+    }
+    worse = found["MetaICL", "Raw LM"]
+    assert worse.difference == pytest.approx(-7.5)  # a: -10 in both seeds; b: +10 and -20
+    assert worse.below == pytest.approx({"a": -10.0, "b": -5.0})
+    assert worse.below_in_every_seed == ("a",)
+    assert worse.p_holm == min(1.0, 4 * worse.p)
+    assert found["MAML-2-1", "MetaICL"].below == {}
+    assert comparisons(results, "unseen_domain_test") == []  # the raw LM has no unseen tasks here
+
+
+def test_the_spread_over_seeds(tmp_path: Path) -> None:
+    path = write_results(tmp_path / "a.json", "MetaICL", {"a": [0.5, 0.7], "b": [0.1, 0.1]})
+    spread = seed_spread(read_inputs([path]).results[0], "test")
+    assert spread is not None
+    assert spread.by_seed == pytest.approx({"13": 40.0, "100": 30.0})
+    assert spread.deviation == pytest.approx(np.std([30, 40], ddof=1))
+    assert spread.within_tasks == pytest.approx(np.std([50, 70], ddof=1) / 2)
+    one = write_results(tmp_path / "b.json", "No ICL", {"a": [0.5]}, seeds=[100])
+    assert seed_spread(read_inputs([one]).results[0], "test") is None
