@@ -70,15 +70,6 @@ def test_the_readmes_line_is_a_good_example() -> None:
     assert problems_of_record(json.loads(line), "reviews") == []
 
 
-def test_hint_after_the_quick_start_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
-    (hint,) = re.findall(r"maml-en-llm (predict .*)'$", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE)
-    words = shlex.split(hint)
-    assert (ROOT / words[words.index("--demonstrations") + 1]).is_file()
-    words[words.index("--model") + 1] = "no/such/model"
-    assert main(words) == 2
-    assert "no/such/model" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_runs(page: Path, own_data: Path) -> None:
     for code in blocks(page.read_text(encoding="utf-8"), "python"):

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from maml_en_llm.cli import main
 from maml_en_llm.models import load_tokenizer, new_gpt2, save_model, word_tokenizer
 from maml_en_llm.starter import text
 from maml_en_llm.starter.quickstart import quickstart
@@ -29,7 +32,9 @@ def test_the_whole_job_from_nothing_to_a_report_and_a_prediction(
         assert f"| {method} |" in table
     said = capsys.readouterr().err
     assert "left in all" in said
-    assert "maml-en-llm predict --model" in said
+    (hint,) = re.findall(r"maml-en-llm (predict --model .*)", said)
+    assert main(shlex.split(hint)) == 0
+    assert capsys.readouterr().out.strip() in ("blick", "dax")
     updates = {
         name: json.loads((tmp_path / "quick" / name / "model" / "maml_en_llm.json").read_text())["updates"]
         for name in ("metaicl", "maml-2-1", "maml-2-4")

@@ -24,7 +24,7 @@ SETTING = "starter"
 SEEDS = (100, 13, 21, 42, 87)
 MAX_EXAMPLES = 50
 LABELS = ("blick", "dax")  # of the prediction that is shown
-BATCHES = 800
+BATCHES = 240
 # Chosen on `starter-validation`, whose targets are training tasks of the quick start (docs/starter-model.md).
 META: dict[str, Any] = {"batch_size": 4, "lr": 3e-4, "max_tokens": 1024, "trainable": "last_blocks", "last_blocks": 4}
 INNER_LR = 3e-4

@@ -162,7 +162,10 @@ def _label_words(generator: np.random.Generator, count: int, plain: bool) -> lis
     """`count` different words of one sort: made-up words, letters, digits, or any words at all."""
     sort = generator.random() * (1.0 if plain else 0.5)
     pool = NONSENSE if sort < 0.3 else LETTERS if sort < 0.5 else DIGITS if sort < 0.55 else _plain_words()
-    return sample(generator, pool, count)
+    labels = sample(generator, pool, count)
+    while len(set(labels)) < count:  # some words stand in several categories
+        labels = sample(generator, pool, count)
+    return labels
 
 
 @cache
