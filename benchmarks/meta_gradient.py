@@ -34,6 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from maml_en_llm.bilevel import SGD, AdamW, clip_by_global_norm_, meta_gradient, update_all_, value_and_gradient
+from maml_en_llm.bilevel.meta_gradient import Workspace
 from maml_en_llm.bilevel.steps import Tensors
 from maml_en_llm.models import PromptLoss, trainable_parameters
 from maml_en_llm.prompts.batches import Batch
@@ -233,7 +234,7 @@ def metaicl(case: Case, loss: PromptLoss, parameters: Tensors, batches: Sequence
 def ours(case: Case, loss: PromptLoss, parameters: Tensors, batches: Sequence[Batch]) -> Update:
     moments, k = OUTER.init(parameters), case.k
     copies = [batches[i : i + 2 * k] for i in range(0, len(batches), 2 * k)]
-    workspace: Tensors = {}
+    workspace: Workspace = {}
     inner = OUTER if case.optimizer == "adamw" else SGD(lr=1e-5)
 
     def update() -> None:
