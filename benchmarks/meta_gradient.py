@@ -36,7 +36,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from maml_en_llm.bilevel import SGD, AdamW, clip_by_global_norm_, meta_gradient, update_all_, value_and_gradient
 from maml_en_llm.bilevel.meta_gradient import Workspace
 from maml_en_llm.bilevel.steps import Tensors
-from maml_en_llm.models import PromptLoss, trainable_parameters
+from maml_en_llm.models import PromptLoss, keep_freed_memory, trainable_parameters
 from maml_en_llm.prompts.batches import Batch
 
 TORCHOPT = ["torchopt", "optree", "graphviz"]
@@ -191,6 +191,7 @@ def measure_time(case: Case, arguments: argparse.Namespace) -> dict[str, tuple[f
 
 def make_update(case: Case, arguments: argparse.Namespace) -> Update:
     """One update of a model of the case's own, on `case.batches` batches."""
+    keep_freed_memory()  # as training does
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=arguments.vocabulary,

@@ -184,19 +184,20 @@ def move_along_(loss: Loss, point: Point, direction: Tensors) -> float | None:
     there, so they neither count for the length nor move more than others do, lest they leave no precision for the
     rest or wake up a dead unit.
     """
-    norms, seen, total = [], 0, 0
+    lengths, sizes, seen, total = [], [], 0, 0
     for name, u in direction.items():
         total += u.numel()
-        for i, (part, gradient) in enumerate(blocks(u, point.gradient[name])):
+        for i, (part, gradient, phi) in enumerate(blocks(u, point.gradient[name], point.parameters[name].detach())):
             if i % 8 == 0:  # a part of each tensor tells its size well enough
-                norms.append(torch.linalg.vector_norm(gradient.sign().mul_(part)))
+                lengths.append(torch.linalg.vector_norm(gradient.sign().mul_(part)))
+                sizes.append(torch.linalg.vector_norm(phi))
                 seen += part.numel()
-    length = float(torch.linalg.vector_norm(torch.stack(norms))) * (total / seen) ** 0.5
+    length, size = (float(torch.linalg.vector_norm(torch.stack(n))) * (total / seen) ** 0.5 for n in (lengths, sizes))
     length = length or float(global_norm(direction))
     if not length > 0:
         return None
     dtype = getattr(loss, "autocast", None) or next(iter(direction.values())).dtype
-    size = max(float(global_norm(dict(point.parameters))), SMALLEST_SCALE * total**0.5)
+    size = max(size, SMALLEST_SCALE * total**0.5)
     epsilon = RELATIVE_STEP[dtype] * size / length
     limit = length / total**0.5
     for name, u in direction.items():

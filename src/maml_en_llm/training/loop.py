@@ -14,6 +14,7 @@ from ..methods import Method, method_class
 from ..models import (
     PromptLoss,
     choose_trainable,
+    keep_freed_memory,
     load_model,
     load_tokenizer,
     merge_trained,
@@ -47,6 +48,7 @@ def train(config: TrainConfig) -> Path:
 
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
+    keep_freed_memory()
     tokenizer = load_tokenizer(config.model)
     model = load_model(config.model, device)
     check_context(model, config.max_tokens, config.model)

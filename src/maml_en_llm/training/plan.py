@@ -26,7 +26,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 from ..bilevel import AdamW, update_all_, value_and_gradient
 from ..config import TrainConfig
 from ..methods import method_class
-from ..models import PromptLoss, choose_trainable, load_tokenizer, pick_device, trainable_parameters
+from ..models import (
+    PromptLoss,
+    choose_trainable,
+    keep_freed_memory,
+    load_tokenizer,
+    pick_device,
+    trainable_parameters,
+)
 from ..progress import duration
 from ..prompts.batches import Batch
 from ..tasks.collection import load_collection
@@ -148,6 +155,7 @@ class Plan:
 def plan(config: TrainConfig) -> Plan:
     """Estimates memory, time and disk of the run of `config`; reads its data, writes nothing and trains nothing."""
     device = pick_device(config.device)
+    keep_freed_memory()  # as the run will
     tokenizer, collection = load_tokenizer(config.model), load_collection(config.collection)
     method = method_class(config.method)
     sampler = training_batches(config, method(config, {}), collection, tokenizer)
