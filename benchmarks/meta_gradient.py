@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--memory-only", nargs="*", default=[], help="patterns of names whose time is not measured")
     parser.add_argument("--torchopt", type=Path, metavar="DIR", help="environment for TorchOpt; made if missing")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--give-memory-back", action="store_true", help="let freed memory go; training keeps it")
     for name, default in (("layers", 6), ("width", 512), ("vocabulary", 50257), ("tokens", 512), ("answer", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "NAME"), help=argparse.SUPPRESS)  # in a child
@@ -191,7 +192,8 @@ def measure_time(case: Case, arguments: argparse.Namespace) -> dict[str, tuple[f
 
 def make_update(case: Case, arguments: argparse.Namespace) -> Update:
     """One update of a model of the case's own, on `case.batches` batches."""
-    keep_freed_memory()  # as training does
+    if not arguments.give_memory_back:
+        keep_freed_memory()  # as training does
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=arguments.vocabulary,

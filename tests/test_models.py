@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from builders import random_batch, tiny_language_model
 from maml_en_llm.models import (
     PromptLoss,
+    keep_freed_memory,
     load_model,
     load_tokenizer,
     new_gpt2,
@@ -181,3 +184,13 @@ def test_devices() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device is 'cuda' but this machine has no such device"):
             pick_device("cuda")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library decides")
+def test_freed_memory_is_used_again() -> None:
+    keep_freed_memory()
+    for _ in range(3):
+        torch.ones(16 << 20)  # 64 MiB
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 << 20)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults < 1000  # pages; it has 16,384
