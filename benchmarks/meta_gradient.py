@@ -34,8 +34,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from maml_en_llm.bilevel import SGD, AdamW, clip_by_global_norm_, meta_gradient, update_all_, value_and_gradient
+from maml_en_llm.bilevel.meta_gradient import Workspace
 from maml_en_llm.bilevel.steps import Tensors
-from maml_en_llm.models import PromptLoss, trainable_parameters
+from maml_en_llm.models import PromptLoss, keep_freed_memory, trainable_parameters
 from maml_en_llm.prompts.batches import Batch
 
 TORCHOPT = ["torchopt", "optree", "graphviz"]
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--memory-only", nargs="*", default=[], help="patterns of names whose time is not measured")
     parser.add_argument("--torchopt", type=Path, metavar="DIR", help="environment for TorchOpt; made if missing")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--give-memory-back", action="store_true", help="let freed memory go; training keeps it")
     for name, default in (("layers", 6), ("width", 512), ("vocabulary", 50257), ("tokens", 512), ("answer", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "NAME"), help=argparse.SUPPRESS)  # in a child
@@ -190,6 +192,8 @@ def measure_time(case: Case, arguments: argparse.Namespace) -> dict[str, tuple[f
 
 def make_update(case: Case, arguments: argparse.Namespace) -> Update:
     """One update of a model of the case's own, on `case.batches` batches."""
+    if not arguments.give_memory_back:
+        keep_freed_memory()  # as training does
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=arguments.vocabulary,
@@ -233,7 +237,7 @@ def metaicl(case: Case, loss: PromptLoss, parameters: Tensors, batches: Sequence
 def ours(case: Case, loss: PromptLoss, parameters: Tensors, batches: Sequence[Batch]) -> Update:
     moments, k = OUTER.init(parameters), case.k
     copies = [batches[i : i + 2 * k] for i in range(0, len(batches), 2 * k)]
-    workspace: Tensors = {}
+    workspace: Workspace = {}
     inner = OUTER if case.optimizer == "adamw" else SGD(lr=1e-5)
 
     def update() -> None:

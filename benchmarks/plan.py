@@ -20,6 +20,13 @@ KINDS: dict[str, dict[str, object]] = {
     "MAML-2-1, exact": {"method": "maml-en-llm", "curvature": "exact"},
     "MAML-2-1, difference": {"method": "maml-en-llm", "curvature": "difference"},
     "MAML-4-1, exact": {"method": "maml-en-llm", "curvature": "exact", "inner_steps": 2},
+    "MAML-4-1, difference, recomputed": {
+        "method": "maml-en-llm",
+        "curvature": "difference",
+        "inner_steps": 2,
+        "trajectory": "recompute",
+    },
+    "MAML-2-1, difference, LoRA": {"method": "maml-en-llm", "curvature": "difference", "trainable": "lora"},
 }
 PLAN = """
 import json, sys

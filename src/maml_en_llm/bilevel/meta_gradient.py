@@ -29,6 +29,7 @@ from .steps import AdamW, Moments, Step, Tensors, blocks, relative_error
 
 Order = Literal["second", "first"]
 Trajectory = Literal["keep", "recompute"]
+Workspace = dict[str, list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def meta_gradient(
     trajectory: Trajectory = "keep",
     donate_state: bool = False,
     measure_share: bool = False,
-    workspace: Tensors | None = None,
+    workspace: Workspace | None = None,
 ) -> MetaGradient:
     """Gradient of the query loss after adaptation by the parameters before it (MAML-en-LLM, sections 3.2 and 3.3).
 
@@ -76,7 +77,7 @@ def meta_gradient(
     trajectory: with k > 1, `keep` every inner step's parameters, gradient and moments, or go back by undoing steps and
         `recompute` each gradient: memory that does not grow with k for one more gradient a step (not for plain SGD).
     donate_state: update `state` in place instead of a copy of it. measure_share: also compute second_order_share.
-    workspace: a dict, empty at first, in which memory for one set of parameters is kept from call to call.
+    workspace: a dict, empty at first, in which memory for one or two sets of parameters is kept from call to call.
 
     Raises ValueError when support and query do not have the same n >= 1 copies with the same k >= 1 batches, or when
     a loss is not finite.
@@ -145,18 +146,23 @@ class _Job:
     weight: float
     total: Tensors
     plain: Tensors | None
-    workspace: Tensors
+    workspace: Workspace
 
     def memory_like(self, name: str, tensor: Tensor) -> Tensor:
         """Memory for one parameter, contiguous, with any content."""
-        spare = self.workspace.pop(name, None)
-        return torch.empty_like(tensor, memory_format=torch.contiguous_format) if spare is None else spare
+        spare = self.workspace.setdefault(name, [])
+        return spare.pop() if spare else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+    def give_back(self, name: str, memory: Tensor) -> None:
+        """Lets the next `memory_like` have that memory."""
+        self.workspace[name].append(memory)
 
 
 def _explore(job: _Job, moments: Moments, support: Sequence[Any], query: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Adds one copy's meta-gradient to `job.total`; returns its support and query losses."""
     k, recompute = len(support), job.recompute and len(support) > 1
     passed: list[_InnerStep] = []
+    slope: Tensors | None = {} if job.second and k == 1 else None
     support_losses, query_losses = [], []
     adapted: Mapping[str, Tensor] = job.parameters
     for j, batch in enumerate(support):
@@ -164,12 +170,12 @@ def _explore(job: _Job, moments: Moments, support: Sequence[Any], query: Sequenc
         overwrite = j > 0 and (recompute or not job.second)
         keep_gradient = job.second and (j == k - 1 or not recompute)
         attach = keep_gradient and job.curvature == "exact" and not recompute
-        value, adapted = _adapt(job, point, moments, overwrite, keep_gradient, attach)
+        value, adapted = _adapt(job, point, moments, overwrite, keep_gradient, attach, slope)
         support_losses.append(_finite(value, "support"))
         if job.second:
             passed.append(_InnerStep(point, moments if recompute or j == k - 1 else moments.clone()))
 
-    way_back = _WayBack(job, passed, dict(adapted), query_weight=1 / k, undo=recompute)
+    way_back = _WayBack(job, passed, dict(adapted), slope, query_weight=1 / k, undo=recompute)
     del adapted
     for batch in query[:-1]:
         query_losses.append(_finite(stream_gradient(job.loss, way_back.after, batch, way_back.add), "query"))
@@ -179,17 +185,26 @@ def _explore(job: _Job, moments: Moments, support: Sequence[Any], query: Sequenc
 
 
 def _adapt(
-    job: _Job, point: Point, moments: Moments, overwrite: bool, keep_gradient: bool, attach: bool
+    job: _Job,
+    point: Point,
+    moments: Moments,
+    overwrite: bool,
+    keep_gradient: bool,
+    attach: bool,
+    slope: Tensors | None,
 ) -> tuple[Tensor, Tensors]:
     """One inner step from `point`: the support loss, and the parameters after it (in the memory of those before it
-    with `overwrite`). With `keep_gradient`, `point.gradient` is filled; with `attach`, `point.graph` too."""
+    with `overwrite`). With `keep_gradient`, `point.gradient` is filled; with `attach`, `point.graph` too; and `slope`
+    unless it is None."""
     after: Tensors = {}
     moments.step += 1
 
     def learn(name: str, gradient: Tensor) -> None:
         before = point.parameters[name]
         after[name] = before if overwrite else job.memory_like(name, before)
-        job.step.update(name, before, gradient, moments, out=after[name])
+        if slope is not None:
+            slope[name] = job.memory_like(name, before)
+        job.step.update(name, before, gradient, moments, out=after[name], slope=None if slope is None else slope[name])
         if keep_gradient:
             point.gradient[name] = gradient
 
@@ -213,17 +228,26 @@ class _InnerStep:
 class _WayBack:
     """The adjoint recursion of one copy: from the query gradient back to the parameters it started from.
 
-    after: the parameters that the copy ended with. As soon as one tensor of the query gradient is complete, the last
-    inner step is pulled back for it: u takes the memory of that parameter, which nothing reads any more, and the
+    after: the parameters that the copy ended with. slope: for k = 1, the derivatives of its only step, whose memory u
+    takes. As soon as one tensor of the query gradient is complete, the last inner step is pulled back for it, and the
     adjoint before the step, which waits for H u, goes to its sink.  At the first step of a copy the sink is
     `job.total`, so that the copies of k = 1 need no memory of their own.
     """
 
-    def __init__(self, job: _Job, passed: list[_InnerStep], after: Tensors, query_weight: float, undo: bool) -> None:
-        self.job, self.passed, self.after, self.query_weight, self.undo = job, passed, after, query_weight, undo
+    def __init__(
+        self,
+        job: _Job,
+        passed: list[_InnerStep],
+        after: Tensors,
+        slope: Tensors | None,
+        query_weight: float,
+        undo: bool,
+    ) -> None:
+        self.job, self.passed, self.after, self.slope = job, passed, after, slope
+        self.query_weight, self.undo = query_weight, undo
         self.adjoint: Tensors = {}
         self.direction: Tensors = {}
-        self.earlier = job.step.init(job.parameters) if len(passed) > 1 else None
+        self.earlier = job.step.init(job.parameters if len(passed) > 1 else {})
         if undo and job.shared:  # going back along the moments must not change those that come after this copy
             moments = passed[-1].moments.clone()
             for inner in passed:
@@ -239,26 +263,30 @@ class _WayBack:
         adjoint = self.adjoint.pop(name)
         if self.job.plain is not None:
             _accumulate(self.job.plain, name, adjoint.clone(), self.job.weight)
+        if not self.undo:
+            self.job.give_back(name, self.after.pop(name))  # nothing reads it any more
         if self.passed:
-            memory = None if self.undo else self.after.pop(name)
-            self.pull_back(name, adjoint, self.passed[-1], memory)
+            self.pull_back(name, adjoint, self.passed[-1])
         else:
             _accumulate(self.job.total, name, adjoint, self.job.weight)
 
-    def pull_back(self, name: str, adjoint: Tensor, inner: _InnerStep, memory: Tensor | None = None) -> None:
+    def pull_back(self, name: str, adjoint: Tensor, inner: _InnerStep) -> None:
         """Turns the adjoint after a step into u, and into (1 - lr * weight_decay) * adjoint in the step's sink."""
         step = self.job.step
-        u = self.job.memory_like(name, adjoint) if memory is None else memory
-        step.pull_back(name, adjoint, inner.point.gradient[name], inner.moments, self.earlier, out=u)
+        if self.slope is not None:
+            u = self.slope.pop(name).mul_(adjoint)
+        else:
+            u = self.job.memory_like(name, adjoint)
+            step.pull_back(name, adjoint, inner.point.gradient[name], inner.moments, self.earlier, out=u)
         self.direction[name] = u
         self.sink(name, adjoint.mul_(1 - step.lr * step.weight_decay) if step.weight_decay else adjoint)
 
-    def sink(self, name: str, part: Tensor) -> None:
-        """Adds to the adjoint before the step in turn."""
+    def sink(self, name: str, part: Tensor, minus: Tensor | None = None, scale: float = 1.0) -> None:
+        """Adds scale * (part - minus) to the adjoint before the step in turn."""
         if len(self.passed) == 1:
-            _accumulate(self.job.total, name, part, self.job.weight)
+            _accumulate(self.job.total, name, part, scale * self.job.weight, minus)
         else:
-            _accumulate(self.adjoint, name, part, 1.0)
+            _accumulate(self.adjoint, name, part, scale, minus)
 
     def run(self) -> None:
         """The Hessian-vector product of the last step, then the same for every step before it."""
@@ -282,17 +310,19 @@ class _WayBack:
                 inner.moments.step -= 1
             direction, self.direction = self.direction, {}
             PRODUCTS[job.curvature](job.loss, inner.point, direction, self.sink)
-            job.workspace.update(direction)
+            for name, u in direction.items():
+                job.give_back(name, u)
             self.passed.pop()
 
 
-def _accumulate(total: Tensors, name: str, part: Tensor, weight: float) -> None:
-    """total[name] += weight * part, taking over the memory of the first part."""
+def _accumulate(total: Tensors, name: str, part: Tensor, weight: float, minus: Tensor | None = None) -> None:
+    """total[name] += weight * (part - minus), taking over the memory of the first part and overwriting any part."""
     if name not in total:
+        assert minus is None
         total[name] = part.contiguous() if weight == 1 else part.mul_(weight).contiguous()
-    else:
-        for t, p in blocks(total[name], part):
-            t.add_(p, alpha=weight)
+        return
+    for t, p, *less in blocks(total[name], part, *([] if minus is None else [minus])):
+        t.add_(p.sub_(less[0]) if less else p, alpha=weight)
 
 
 def _finite(value: Tensor, kind: str) -> Tensor:

@@ -45,10 +45,19 @@ class Step(Protocol):
     def init(self, parameters: Mapping[str, Tensor]) -> Moments:
         """Moments before the first step: zeros."""
 
-    def update(self, name: str, parameter: Tensor, gradient: Tensor, moments: Moments, out: Tensor) -> None:
+    def update(
+        self,
+        name: str,
+        parameter: Tensor,
+        gradient: Tensor,
+        moments: Moments,
+        out: Tensor,
+        slope: Tensor | None = None,
+    ) -> None:
         """Writes the updated parameter to `out` (which may be `parameter`) and updates its moments in place.
 
-        `moments.step` must already count this step.
+        `moments.step` must already count this step. slope: gets the derivative of the updated parameter by the
+        gradient, which is all there is to pull back when the step is the only one.
         """
 
     def undo_parameter_(self, name: str, parameter: Tensor, moments: Moments) -> None:
@@ -58,13 +67,12 @@ class Step(Protocol):
         """Takes the moments of one parameter back to before the step with `gradient`, up to rounding."""
 
     def pull_back(
-        self, name: str, adjoint: Tensor, gradient: Tensor, moments: Moments, earlier: Moments | None, out: Tensor
+        self, name: str, adjoint: Tensor, gradient: Tensor, moments: Moments, earlier: Moments, out: Tensor
     ) -> None:
         """Writes u, the derivative of the query loss by the gradient that the step used, to `out`.
 
         adjoint: derivative by the parameter after the step. moments: as they were after the step. earlier: adjoints of
-        the moments, which become those of the moments before the step; None when the step is the only one, so that
-        nothing after it depends on its moments and nothing before it matters.
+        the moments, which become those of the moments before the step.
         """
 
 
@@ -90,7 +98,17 @@ class SGD:
         """Zero velocities; none at all without momentum."""
         return Moments({name: torch.zeros_like(p) for name, p in parameters.items()} if self.momentum else {}, None)
 
-    def update(self, name: str, parameter: Tensor, gradient: Tensor, moments: Moments, out: Tensor) -> None:
+    def update(
+        self,
+        name: str,
+        parameter: Tensor,
+        gradient: Tensor,
+        moments: Moments,
+        out: Tensor,
+        slope: Tensor | None = None,
+    ) -> None:
+        if slope is not None:
+            slope.fill_(-self.lr)
         if not self.momentum:
             for p, g, new in blocks(parameter, gradient, out):
                 torch.mul(p, 1 - self.lr * self.weight_decay, out=new).add_(g, alpha=-self.lr)
@@ -109,10 +127,10 @@ class SGD:
             moments.first[name].sub_(gradient).div_(self.momentum)
 
     def pull_back(
-        self, name: str, adjoint: Tensor, gradient: Tensor, moments: Moments, earlier: Moments | None, out: Tensor
+        self, name: str, adjoint: Tensor, gradient: Tensor, moments: Moments, earlier: Moments, out: Tensor
     ) -> None:
         torch.mul(adjoint, -self.lr, out=out)
-        if self.momentum and earlier is not None:
+        if self.momentum:
             out.add_(earlier.first[name])
             torch.mul(out, self.momentum, out=earlier.first[name])
 
@@ -139,15 +157,30 @@ class AdamW:
         root = math.sqrt(1 - self.betas[1] ** step)
         return self.lr * root / (1 - self.betas[0] ** step), self.eps * root
 
-    def update(self, name: str, parameter: Tensor, gradient: Tensor, moments: Moments, out: Tensor) -> None:
+    def update(
+        self,
+        name: str,
+        parameter: Tensor,
+        gradient: Tensor,
+        moments: Moments,
+        out: Tensor,
+        slope: Tensor | None = None,
+    ) -> None:
         assert moments.second is not None
         beta1, beta2 = self.betas
         c, e = self._scales(moments.step)
-        for p, g, m, v, new in blocks(parameter, gradient, moments.first[name], moments.second[name], out):
+        tensors = [parameter, gradient, moments.first[name], moments.second[name], out]
+        tiny, by_first = parameter.new_full((), _TINY), parameter.new_full((), -c * (1 - beta1))
+        for p, g, m, v, new, *slopes in blocks(*tensors, *([] if slope is None else [slope])):
             m.lerp_(g, 1 - beta1)
             v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            root = v.sqrt()
+            denominator = root + e if slopes else root.add_(e)
             decayed = torch.mul(p, 1 - self.lr * self.weight_decay, out=new) if self.weight_decay else p
-            torch.addcdiv(decayed, m, v.sqrt().add_(e), value=-c, out=new)
+            torch.addcdiv(decayed, m, denominator, value=-c, out=new)
+            for d in slopes:  # -c / (sqrt(v) + e) * (dm / dg - m / (2 sqrt(v) (sqrt(v) + e)) * dv / dg)
+                both = torch.addcmul(tiny, root, denominator, out=root)  # m = 0 where v = 0
+                torch.addcdiv(by_first, torch.mul(g, m, out=d), both, value=c * (1 - beta2), out=d).div_(denominator)
 
     def undo_parameter_(self, name: str, parameter: Tensor, moments: Moments) -> None:
         assert moments.second is not None
@@ -167,29 +200,22 @@ class AdamW:
             m.masked_fill_(first, 0)
 
     def pull_back(
-        self, name: str, adjoint: Tensor, gradient: Tensor, moments: Moments, earlier: Moments | None, out: Tensor
+        self, name: str, adjoint: Tensor, gradient: Tensor, moments: Moments, earlier: Moments, out: Tensor
     ) -> None:
         assert moments.second is not None
+        assert earlier.second is not None
         beta1, beta2 = self.betas
         c, e = self._scales(moments.step)
-        tensors = [adjoint, gradient, moments.first[name], moments.second[name], out]
-        if earlier is not None:
-            assert earlier.second is not None
-            tensors += [earlier.first[name], earlier.second[name]]
-        for a, g, m, v, u, *kept in blocks(*tensors):
-            if kept:  # undone moments carry rounding errors, but v holds at least the square of its last gradient
-                v = torch.maximum(v, g * g * (1 - beta2))
-            root = v.sqrt()
+        tensors = [adjoint, gradient, moments.first[name], moments.second[name]]
+        for a, g, m, v, am, av, u in blocks(*tensors, earlier.first[name], earlier.second[name], out):
+            # undone moments carry rounding errors, but v holds at least the square of its last gradient
+            root = torch.maximum(v, g * g * (1 - beta2)).sqrt_()
             denominator = root + e
             both = root.mul_(denominator).clamp_(min=_TINY)  # m = 0 where v = 0, and so is what both divides
             # d phi' / d m' = -c / (sqrt(v) + e);  d phi' / d v' = c * m / (2 sqrt(v) (sqrt(v) + e)^2)
-            if not kept:  # u = am * (1 - beta1) + av * 2 (1 - beta2) g, with av = -am * m / (2 both)
-                slope = torch.addcdiv(a.new_tensor(-c * (1 - beta1)), g * m, both, value=c * (1 - beta2))
-                torch.div(a, denominator, out=u).mul_(slope)
-                continue
-            am = (a / denominator).mul_(-c)
-            av = (am * m).div_(both).mul_(-0.5)
-            am, av = kept[0].add_(am), kept[1].add_(av)
+            by_m = (a / denominator).mul_(-c)
+            am.add_(by_m)
+            av.addcdiv_(by_m.mul_(m), both, value=-0.5)
             torch.mul(am, 1 - beta1, out=u).addcmul_(g, av, value=2 * (1 - beta2))
             am.mul_(beta1)
             av.mul_(beta2)

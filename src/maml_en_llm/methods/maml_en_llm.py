@@ -13,6 +13,7 @@ from typing import Any
 
 from ..bilevel import clip_by_global_norm_, meta_gradient, relative_error, update_all_
 from ..bilevel.curvature import Loss
+from ..bilevel.meta_gradient import Workspace
 from ..bilevel.steps import Tensors
 from ..config import TrainConfig
 from ..prompts.batches import Batch, MixtureSampler, SameTaskSampler, Sampler
@@ -25,7 +26,7 @@ class MAMLenLLM:
         self.inner = make_step(config, config.inner_optimizer, config.inner_lr)
         self.outer = make_step(config, config.optimizer, config.lr)
         self.moments = self.outer.init(parameters)
-        self.workspace: Tensors = {}
+        self.workspace: Workspace = {}
 
     def sampler(self, **data: Any) -> Sampler:
         if self.config.sampling == "same_task":

@@ -15,6 +15,7 @@ from ..methods import Method, method_class
 from ..models import (
     PromptLoss,
     choose_trainable,
+    keep_freed_memory,
     load_model,
     load_tokenizer,
     merge_trained,
@@ -52,6 +53,7 @@ def train(config: TrainConfig) -> Path:
 
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
+    keep_freed_memory()
     record = RunRecord(config, training_data_hash(config, collection), device, run.record)
     if record.earlier.get("manifest_hash", record.manifest_hash) != record.manifest_hash:
         raise ValueError(f"{run.record}: the training data has changed since the run began; choose another --output")

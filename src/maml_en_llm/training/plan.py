@@ -6,7 +6,9 @@ what each operation would compute, move and hold.  Seconds come from timing this
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import ctypes
 import statistics
 import time
 import weakref
@@ -26,7 +28,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 from ..bilevel import AdamW, update_all_, value_and_gradient
 from ..config import TrainConfig
 from ..methods import method_class
-from ..models import PromptLoss, choose_trainable, load_tokenizer, pick_device, trainable_parameters
+from ..models import (
+    PromptLoss,
+    choose_trainable,
+    keep_freed_memory,
+    load_tokenizer,
+    pick_device,
+    trainable_parameters,
+)
 from ..progress import duration
 from ..prompts.batches import Batch
 from ..tasks.collection import load_collection
@@ -148,6 +157,7 @@ class Plan:
 def plan(config: TrainConfig) -> Plan:
     """Estimates memory, time and disk of the run of `config`; reads its data, writes nothing and trains nothing."""
     device = pick_device(config.device)
+    keep_freed_memory()  # as the run will
     tokenizer, collection = load_tokenizer(config.model), load_collection(config.collection)
     method = method_class(config.method)
     sampler = training_batches(config, method(config, {}), collection, tokenizer)
@@ -309,7 +319,9 @@ def size_of(tensors: Any) -> int:
 
 
 def resident() -> int:
-    """Bytes of memory that this process has now."""
+    """Bytes of memory that this process has now; what it has freed and still keeps goes back first."""
     import psutil
 
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # glibc's
+        ctypes.CDLL(None).malloc_trim(0)
     return int(psutil.Process().memory_info().rss)
