@@ -12,6 +12,7 @@ import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -32,6 +33,8 @@ class Options:
     """File name without ending."""
     model: Path = BUILT_IN
     """Hugging Face folder."""
+    runs: Path | None = None
+    """The folder in which `make starter-model` worked, for the loss of each stage."""
     max_examples: int = 100
     """Test examples of a task."""
 
@@ -70,7 +73,10 @@ def main(options: Options) -> None:
     for task in labels:
         cells = [f"{100 * found[task]['average']:.0f}" for found in results]
         print(f"| `{task}` ({', '.join(labels[task])}) | {' | '.join(cells)} | {100 * majority[task]:.0f} |")
-    figure, axes = plt.subplots(figsize=(6, 3.5))
+    figure, grid = plt.subplots(1, 1 if options.runs is None else 2, figsize=(9, 3.5), squeeze=False)
+    axes = grid[0, 0]
+    if options.runs is not None:
+        plot_losses(grid[0, 1], options.runs)
     for (name, tasks), colour in zip(groups.items(), ("#0072b2", "#d55e00"), strict=True):
         line = [100 * statistics.mean(found[task]["average"] for task in tasks) for found in results]
         base = 100 * statistics.mean(majority[task] for task in tasks)
@@ -85,13 +91,24 @@ def main(options: Options) -> None:
     print(json.dumps({name: len(tasks) for name, tasks in groups.items()}))
 
 
-def majority_score(collection: object, task: str, examples: int) -> float:
+def plot_losses(axes: Any, runs: Path) -> None:
+    """Mean loss of the labels by update, over all stages."""
+    passed = 0
+    for path in sorted(runs.glob("*/run/metrics.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        axes.plot([passed + line["batches"] for line in lines], [line["loss"] for line in lines], label=path.parts[-3])
+        passed += lines[-1]["batches"]
+    axes.set(xlabel="updates", ylabel="loss of the labels, nats", ylim=(0, None))
+    axes.legend(fontsize="small")
+
+
+def majority_score(collection: Any, task: str, examples: int) -> float:
     """Macro-F1 of predicting the most frequent test label everywhere."""
     from collections import Counter
 
     from maml_en_llm.evaluation.metrics import score
 
-    gold = [example.output for example in collection[task].test[:examples]]  # type: ignore[index]
+    gold = [example.output for example in collection[task].test[:examples]]
     return score("macro_f1", gold, [Counter(gold).most_common(1)[0][0]] * len(gold))
 
 
