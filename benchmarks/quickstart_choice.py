@@ -8,7 +8,7 @@ start reports on are not touched.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
@@ -53,8 +53,9 @@ def main(options: Options) -> None:
             for inner in options.inner if method != "metaicl" else (None,):
                 name = f"{method}-{lr:g}" + (f"-{inner:g}" if inner else "")
                 keys = METHODS[method] | {"lr": lr} | ({"inner_lr": lr * inner} if inner else {})
-                config = meta_training(collection, SETTING, options.model, options.output / name, options.batches)
-                found = score(options, train(replace(config, **keys)))
+                place = options.output / name
+                config = meta_training(collection, SETTING, options.model, place, options.batches, keys)
+                found = score(options, train(config))
                 print(f"| {method} | {lr:g} | {lr * inner if inner else '':} | {found:.1f} |", flush=True)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import tyro
 
 from maml_en_llm import load_collection
 from maml_en_llm.config import EvaluateConfig
+from maml_en_llm.evaluation.metrics import score
 from maml_en_llm.evaluation.protocol import evaluate
 from maml_en_llm.starter import starter_model
 from maml_en_llm.starter.tasks import write_starter_collection
@@ -104,10 +106,6 @@ def plot_losses(axes: Any, runs: Path) -> None:
 
 def majority_score(collection: Any, task: str, examples: int) -> float:
     """Macro-F1 of predicting the most frequent test label everywhere."""
-    from collections import Counter
-
-    from maml_en_llm.evaluation.metrics import score
-
     gold = [example.output for example in collection[task].test[:examples]]
     return score("macro_f1", gold, [Counter(gold).most_common(1)[0][0]] * len(gold))
 

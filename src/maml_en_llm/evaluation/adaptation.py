@@ -49,12 +49,7 @@ def adapt(config: AdaptConfig) -> dict[str, Any]:
             for store in (before, after):
                 if store is after and not set(job.seeds) <= after.finished(task.name):
                     learn(job.model, parameters, prompts, config.lr)
-                for seed, rows in job.predict(task, store.finished(task.name)):
-                    if rows is not None:
-                        store.add(task.name, seed, rows)
-                    progress.advance(figures=task.name)
-                    if stop.requested:
-                        raise KeyboardInterrupt("stopped; the same command continues where it was")
+                job.score(task, store, progress, stop)
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(start[name])

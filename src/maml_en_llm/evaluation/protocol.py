@@ -13,7 +13,7 @@ from typing import Any
 from ..config import EvaluateConfig
 from ..files import write_text
 from ..models import load_model, load_tokenizer, pick_device
-from ..progress import console, stop_on_signal, track
+from ..progress import StopRequest, Tracker, console, stop_on_signal, track
 from ..prompts.demonstrations import fixed_demonstrations
 from ..prompts.layout import EncodedTarget, PromptFormat
 from ..tasks.collection import Collection, Example, Task, load_collection
@@ -45,12 +45,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     store = PredictionStore(config, job.provenance, job.record.manifest_hash)
     with track("evaluate", len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
         for task in job.tasks:
-            for seed, rows in job.predict(task, store.finished(task.name)):
-                if rows is not None:
-                    store.add(task.name, seed, rows)
-                progress.advance(figures=task.name)
-                if stop.requested:
-                    raise KeyboardInterrupt("stopped; the same command continues where it was")
+            job.score(task, store, progress, stop)
     results = job.results({task.name: task_result(task, store.rows, job.seeds) for task in job.tasks})
     store.finish()
     write_text(config.output, json.dumps(results, indent=1, ensure_ascii=False))
@@ -91,6 +86,15 @@ class Evaluation:
         if not self.shown:
             return []
         return fixed_demonstrations(demonstration_pool(self.config, task), self.shown, task.name, seed)
+
+    def score(self, task: Task, store: PredictionStore, progress: Tracker, stop: StopRequest) -> None:
+        """Predicts for every seed of `task` that `store` does not have; KeyboardInterrupt when asked to stop."""
+        for seed, rows in self.predict(task, store.finished(task.name)):
+            if rows is not None:
+                store.add(task.name, seed, rows)
+            progress.advance(figures=task.name)
+            if stop.requested:
+                raise KeyboardInterrupt("stopped; the same command continues where it was")
 
     def predict(self, task: Task, finished: set[int]) -> Iterator[tuple[int, list[dict[str, Any]] | None]]:
         """For each seed the predictions of the task's examples in order, or None for seeds that are `finished`."""

@@ -7,7 +7,6 @@ OUTPUT/TABLE/report/                     the report, and details.md
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from ..config import AdaptConfig, TrainConfig, read_yaml
 from ..evaluation.adaptation import adapt
 from ..evaluation.protocol import evaluate, target_data_hash
-from ..files import write_text
+from ..files import read_json, write_text
 from ..progress import console
 from ..reporting.report import report
 from ..tasks.collection import Collection, load_collection
@@ -209,15 +208,6 @@ class Set:
                     return path
             time.sleep(0.5)
         return self.folder / "report"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty when there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def sentence(error: BaseException) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import tokenizers
 
+from ..files import content_hash
 from ..progress import console
 from ..tasks.collection import Examples
 from .layout import EncodedTarget, PromptFormat
@@ -62,8 +63,7 @@ class TokenCache:
         """
         if self.folder is None:
             return None
-        with examples.path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").digest()
+        content = bytes.fromhex(content_hash(examples.path))
         path = self.folder / f"{examples.task}-{hashlib.sha256(self._key + content).hexdigest()[:32]}.arrow"
         try:
             with contextlib.suppress(FileNotFoundError, pa.ArrowInvalid):

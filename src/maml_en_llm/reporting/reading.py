@@ -19,6 +19,8 @@ from typing import Any
 import yaml
 
 from ..evaluation.protocol import RESULTS_FORMAT
+from ..files import read_json
+from ..training.model_card import PROVENANCE
 
 SUBSETS = {"unseen_domain_test": "Target tasks in unseen domains", "test": "All target tasks"}
 NOT_SEARCHED = ("model", "checkpoints")  # large, and no results in them
@@ -112,11 +114,7 @@ class Run:
     @cached_property
     def record(self) -> Mapping[str, Any]:
         """How the model was made; empty where the run has not finished."""
-        try:
-            record = json.loads((self.path / "model" / "maml_en_llm.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) else {}
+        return read_json(self.path / "model" / PROVENANCE)
 
     @property
     def label(self) -> str:

@@ -6,9 +6,7 @@ starts from the model of the stage before, can be interrupted, and gives the sam
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -207,20 +205,13 @@ def write_stage(folder: Path, stage: Stage) -> None:
             write_task(folder, f"text-{number}", {"train": text.running_text(generator, examples)})
         else:
             write_task(folder, f"episode-{number}", {"train": text.episode(generator, stage.difficulty, examples)})
-    write_setting(
-        folder,
-        "stage",
-        {"train": sorted(p.name for p in (folder / "data").iterdir()), "test": [], "unseen_domain_test": []},
-    )
+    write_setting(folder, "stage", {"train": sorted(path.name for path in (folder / "data").iterdir())})
     write_manifest(folder, [])
 
 
 def package(model: Path, folder: Path) -> None:
     """Writes a plain Hugging Face folder of `model` in half precision, without a record of where it was made."""
-    with tempfile.TemporaryDirectory() as beside:
-        save_model(load_model(model).half(), load_tokenizer(model), Path(beside) / "model")
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(Path(beside) / "model", folder)
+    save_model(load_model(model).half(), load_tokenizer(model), folder)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ MAX_EXAMPLES = 50
 LABELS = ("blick", "dax")  # of the prediction that is shown
 BATCHES = 320
 # Chosen on `starter-validation`, whose targets are training tasks of the quick start (docs/starter-model.md).
-META: dict[str, Any] = {"batch_size": 4, "lr": 1e-4, "max_tokens": 1024, "trainable": "last_blocks", "last_blocks": 4}
+META: dict[str, Any] = {"batch_size": 4, "lr": 1e-4, "trainable": "last_blocks", "last_blocks": 4}
 INNER_LR = 1e-4
 METHODS: dict[str, dict[str, Any]] = {
     "metaicl": {"method": "metaicl"},
@@ -53,8 +52,7 @@ def quickstart(output: Path = Path("quickstart"), model: Path | None = None, bat
     models = {"no-icl": base, "raw-lm": base}
     for name, keys in METHODS.items():
         console.rule(f"{name} ({next(clock)})")
-        config = meta_training(collection, SETTING, base, output / name, batches)
-        models[name] = train(replace(config, **keys))
+        models[name] = train(meta_training(collection, SETTING, base, output / name, batches, keys))
 
     console.rule(f"evaluation ({next(clock)})")
     results = []
@@ -79,19 +77,20 @@ def quickstart(output: Path = Path("quickstart"), model: Path | None = None, bat
     return path
 
 
-def meta_training(collection: Path, setting: str, model: Path, output: Path, batches: int) -> TrainConfig:
-    """What the meta-trained methods of the quick start have in common."""
+def meta_training(
+    collection: Path, setting: str, model: Path, output: Path, batches: int, keys: dict[str, Any]
+) -> TrainConfig:
+    """META with the `keys` of a method."""
     return TrainConfig(
         collection=collection,
         setting=setting,
         model=str(model),
         output=output,
         batches=batches,
-        method="metaicl",
         device="cpu",
         checkpoint_every=200,
         resume=True,
-        **META,
+        **META | keys,
     )
 
 

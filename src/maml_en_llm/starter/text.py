@@ -53,7 +53,7 @@ NOUN_FRAMES = (
     "where is the {w} ?",
     "i want to draw a {w} .",
     "{name} showed us a {w} yesterday .",
-    "the {w} was next to the {filler} .",
+    "the {w} was next to the {w} .",
     "there is a {w} in the picture .",
     "a {w} and nothing else .",
     "{name} did not find the {w} .",
@@ -175,7 +175,7 @@ def _noun_categories() -> set[str]:
 
 def _framed(generator: np.random.Generator, frames: Words, word: str) -> str:
     name, other = (str(n) for n in generator.choice(NAMES, size=2, replace=False))
-    return pick(generator, frames).format(w=word, name=name, other=other, filler=word)
+    return pick(generator, frames).format(w=word, name=name, other=other)
 
 
 def _classes(generator: np.random.Generator, difficulty: Difficulty, examples: int) -> Pairs:

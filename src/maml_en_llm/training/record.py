@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from ..files import write_text
+from ..files import content_hash, write_text
 from ..tasks.collection import SPLITS, Collection, read_json_object
 from .checkpoint import FREE_ON_RESUME
 from .model_card import read_provenance
@@ -71,17 +71,6 @@ def data_hash(
         files = [(split, content_hash(task.folder / f"{split}.jsonl")) for split in splits if task.has(split)]
         found.append((name, task.kind, files, collection[name].instruction if instructions else None))
     return digest(found)
-
-
-def content_hash(path: Path) -> str:
-    state = path.stat()
-    return _content_hash(path, state.st_size, state.st_mtime_ns)
-
-
-@cache
-def _content_hash(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache
