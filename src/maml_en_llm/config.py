@@ -256,6 +256,9 @@ class EvaluateConfig:
     """Subtract the score that an option has with the input "N/A" (PMI); direct only."""
     seeds: tuple[int, ...] = (100, 13, 21, 42, 87)
     """One draw of demonstrations each."""
+    orders: int = 1
+    """In how many orders each draw is scored, to tell the spread over orders from that over choices. Scores are those
+    of the first; the others are shuffled."""
     max_examples: int | None = None
     """Score only the first N examples of each task."""
     label: str | None = None
@@ -271,7 +274,7 @@ class EvaluateConfig:
             raise ValueError("seeds is empty; give at least one")
         if self.demonstrations is not None and self.demonstrations < 0:
             raise ValueError(f"demonstrations is {self.demonstrations}; it must not be negative")
-        for name in ("max_examples", "tokens_per_forward"):
+        for name in ("orders", "max_examples", "tokens_per_forward"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 

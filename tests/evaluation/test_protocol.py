@@ -140,6 +140,34 @@ def test_only_the_first_examples(collection_folder: Path, model_folder: Path, tm
     assert keys == [(r["task"], r["seed"], r["index"]) for r in everything if r["index"] < 3]
 
 
+def test_several_orders_leave_the_scores_of_the_first(
+    collection_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    one = evaluate(evaluate_config(collection_folder, model_folder, tmp_path / "one.json"))
+    three = evaluate(evaluate_config(collection_folder, model_folder, tmp_path / "three.json", orders=3))
+    assert three["summary"] == one["summary"]
+    rows = read_predictions(tmp_path / "three.json")
+    first = [row for row in rows if "order" not in row]
+    assert first == read_predictions(tmp_path / "one.json")
+    assert len(rows) == 3 * len(first)
+    for name, task in three["tasks"].items():
+        by_order = task.pop("scores_by_order")
+        assert task == one["tasks"][name]
+        assert {seed: scores[0] for seed, scores in by_order.items()} == task["scores"]
+        for order in (1, 2):
+            shuffled = [row for row in rows if (row["task"], row["seed"], row.get("order")) == (name, 13, order)]
+            assert [row["scores"] for row in shuffled] != [
+                row["scores"] for row in first if (row["task"], row["seed"]) == (name, 13)
+            ]
+            gold, predicted = ([row[key] for row in shuffled] for key in ("output", "predicted"))
+            assert by_order["13"][order] == score(task["metric"], gold, predicted)
+
+
+def test_without_demonstrations_there_is_one_order(collection_folder: Path, model_folder: Path, tmp_path: Path) -> None:
+    config = evaluate_config(collection_folder, model_folder, tmp_path / "r.json", orders=3, demonstrations=0)
+    assert all("scores_by_order" not in task for task in evaluate(config)["tasks"].values())
+
+
 def test_free_form_tasks_are_left_out_and_named(
     collection_folder: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -383,9 +411,9 @@ def test_validation_scores_held_out_train_examples_behind_others(
     pools: dict[str, set[str]] = {}
     original = protocol.fixed_demonstrations
 
-    def drawing(examples: Any, count: int, task: str, seed: int) -> Any:
-        pools[task] = {example.input for example in examples}
-        return original(examples, count, task, seed)
+    def drawing(examples: Any, *rest: Any) -> Any:
+        pools[rest[1]] = {example.input for example in examples}
+        return original(examples, *rest)
 
     monkeypatch.setattr(protocol, "fixed_demonstrations", drawing)
     config = evaluate_config(collection_folder, model_folder, tmp_path / "v.json", split="validation")

@@ -229,6 +229,24 @@ def test_tables_share_trained_models(reproduction: Reproduction) -> None:
     assert set(reproduction.results("table3a", "metaicl")["tasks"]) == {"mood", "choice"}
 
 
+def test_a_file_changes_single_rows(reproduction: Reproduction) -> None:
+    changed = ("raw-lm: {evaluate: {layout: newlines}}", "metaicl: {train: {lr: 0.002}}", "maml-shared-10: {train: {}}")
+    reproduction.config.write_text(f"{SMALL}rows: {{{', '.join(changed)}}}", encoding="utf-8")
+    assert reproduction("table2a", "--rows", "raw-lm", "channel-raw-lm", "metaicl", "maml-2-1") == 0, reproduction.err
+    layouts = [reproduction.results("table2a", row)["config"]["layout"] for row in ("raw-lm", "channel-raw-lm")]
+    assert layouts == ["newlines", "spaces"]
+    rates = [reproduction.results("table2a", row)["model"]["config"]["lr"] for row in ("metaicl", "maml-2-1")]
+    assert rates == [0.002, 0.001]
+    assert reproduction("table6", "--rows", "maml-2-1") == 0, reproduction.err  # which has no raw-lm
+
+
+def test_orders_of_demonstrations_are_told_from_their_choice(reproduction: Reproduction) -> None:
+    assert reproduction("spread", "--rows", "raw-lm") == 0, reproduction.err
+    by_order = reproduction.results("spread", "raw-lm")["tasks"]["choice"]["scores_by_order"]
+    assert {seed: len(scores) for seed, scores in by_order.items()} == {"100": 4, "13": 4}
+    assert "| by choice | by order |" in (reproduction.output / "spread" / "report" / "report.md").read_text()
+
+
 def test_the_plan_says_what_will_run_and_writes_nothing(reproduction: Reproduction) -> None:
     assert reproduction("table2a", "--rows", "raw-lm") == 0
     reproduction.run("table2a", "metaicl").mkdir(parents=True)
@@ -268,6 +286,11 @@ def test_a_plan_needs_neither_collection_nor_model(reproduction: Reproduction) -
         ("adapt: {lr: 1}", "lr is read by no row of table2a; leave it out"),
         ("lr: -1", "table2a.yaml: row metaicl: lr is -1.0; it must not be negative"),
         ("train: 3", "train must hold keys and values"),
+        ("rows: 3", "rows must hold names of rows"),
+        ("rows: {raw: {evaluate: {layout: newlines}}}", "no table has a row 'raw'"),
+        ("rows: {raw-lm: {evaluate: {colour: 1}}}", "row raw-lm: evaluate: unknown key 'colour'"),
+        ("rows: {raw-lm: {layout: newlines}}", "row raw-lm: unknown key 'layout'"),
+        ("rows: {raw-lm: 3}", "row raw-lm must hold sections"),
         ("settings: small", "settings is 'small'; it must be a list of names"),
     ],
 )

@@ -36,3 +36,11 @@ def test_random_numbers_are_the_same_on_every_machine() -> None:
 def test_too_few_examples_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"40 train examples, fewer than the 41 .* lower --demonstrations"):
         fixed_demonstrations(EXAMPLES, 41, "glue-rte", 100)
+
+
+def test_other_orders_show_the_same_examples() -> None:
+    drawn = fixed_demonstrations(EXAMPLES, 16, "glue-rte", 100)
+    shuffled = [fixed_demonstrations(EXAMPLES, 16, "glue-rte", 100, order) for order in range(4)]
+    assert shuffled[0] == drawn
+    assert len({tuple(map(repr, examples)) for examples in shuffled}) == 4
+    assert all(sorted(map(repr, examples)) == sorted(map(repr, drawn)) for examples in shuffled)

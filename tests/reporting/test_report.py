@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from builders import evaluate_config, line, make_collection, write_lines, write_results, write_setting
-from maml_en_llm.evaluation.protocol import evaluate
+from maml_en_llm.evaluation.protocol import demonstration_pool, evaluate, scored_examples
 from maml_en_llm.reporting import plots
 from maml_en_llm.reporting.report import report
+from maml_en_llm.tasks.collection import load_collection
 
 HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
 
@@ -144,6 +145,28 @@ def test_the_predictions_are_a_sample_with_texts_from_the_collection(page: Path,
     assert (seed, predicted, scores) == ("100", expected["predicted"], expected["scores"])
     assert data["demonstrations"]["trap"]["seed"] == 100
     assert len(data["demonstrations"]["trap"]["pairs"]) == 4
+
+
+@pytest.mark.parametrize("changes", [{"data_amount": "limited"}, {"split": "validation"}, {"orders": 2}])
+def test_predictions_are_shown_with_the_examples_that_were_scored(
+    model_folder: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    collection = make_collection(tmp_path / "collection")
+    records = [line("mood", f"number {i}", "yes" if i % 3 else "no", ["yes", "no"]) for i in range(60)]
+    for split in ("train", "test"):
+        write_lines(collection / "data" / "mood" / f"{split}.jsonl", records)
+    config = evaluate_config(collection, model_folder, tmp_path / "r.json", **changes)
+    evaluate(config)
+    data = embedded(report([tmp_path / "r.json"], tmp_path / "out"))
+    mood = load_collection(collection)["mood"]
+    shown = [e["input"] for e in data["examples"] if e["task"] == "mood"]
+    assert len(shown) == {"limited": 6, "validation": 12}.get(next(iter(changes.values())), 40)
+    assert set(shown) <= {example.input for example in scored_examples(config, mood)}
+    scores = {tuple(s[3]) for e in data["examples"] if e["task"] == "mood" for s in e["scored"]}
+    rows = map(json.loads, (tmp_path / "r.predictions.jsonl").read_text().splitlines())
+    assert scores <= {tuple(row["scores"]) for row in rows if "order" not in row}
+    pool = {example.input for example in demonstration_pool(config, mood)}
+    assert {pair[0] for pair in data["demonstrations"]["mood"]["pairs"]} <= pool
 
 
 def test_the_sample_shrinks_until_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import write_results
-from maml_en_llm.reporting.reading import NO_SEED, read_inputs
+from maml_en_llm.reporting.reading import NO_SEED, Result, read_inputs
 from maml_en_llm.reporting.statistics import (
     bootstrap_interval,
+    choice_and_order,
     compare,
     comparisons,
     holm,
@@ -168,3 +170,31 @@ def test_the_spread_over_seeds(tmp_path: Path) -> None:
     assert spread.within_tasks == pytest.approx(np.std([50, 70], ddof=1) / 2)
     one = write_results(tmp_path / "b.json", "No ICL", {"a": [0.5]}, seeds=[100])
     assert seed_spread(read_inputs([one]).results[0], "test") is None
+
+
+def test_choice_and_order_are_told_apart(tmp_path: Path) -> None:
+    def spread(by_order: list[list[float]]) -> tuple[float | None, float | None]:
+        path = write_results(tmp_path / "a.json", "MetaICL", {"a": [scores[0] for scores in by_order]})
+        record = json.loads(path.read_text())
+        record["tasks"]["a"]["scores_by_order"] = dict(zip(("100", "13"), by_order, strict=True))
+        path.write_text(json.dumps(record))
+        found = seed_spread(read_inputs([path]).results[0], "test")
+        assert found is not None
+        return found.choice, found.order
+
+    assert spread([[0.5, 0.5], [0.7, 0.7]]) == pytest.approx((np.std([50, 70], ddof=1), 0.0))
+    assert spread([[0.5, 0.7], [0.7, 0.5]]) == pytest.approx((0.0, np.std([50, 70], ddof=1)))
+    assert spread([[0.5], [0.7]]) == (None, None)
+
+
+def test_components_of_variance_are_those_that_scores_were_drawn_with() -> None:
+    generator = np.random.default_rng(0)
+    choice, order = 3.0, 5.0
+    tasks = {}
+    for task in range(400):
+        means = generator.normal(50, choice, 6)
+        scores = (means[:, None] + generator.normal(0, order, (6, 5))) / 100
+        tasks[str(task)] = {"scores_by_order": {str(seed): list(row) for seed, row in enumerate(scores)}}
+    result = Result(Path(), {"tasks": tasks}, "", "", ())
+    found = choice_and_order(result, "test")
+    assert found == (pytest.approx(choice, rel=0.1), pytest.approx(order, rel=0.05))

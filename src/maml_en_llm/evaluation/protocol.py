@@ -62,7 +62,8 @@ class Evaluation:
         console.print(self.setting.presence())
         self.provenance = read_provenance(config.model)
         self.form, self.shown, self.instructed = as_trained(config, self.provenance)
-        self.seeds = config.seeds if self.shown else config.seeds[:1]  # without demonstrations all seeds are equal
+        # Without demonstrations all seeds and orders are equal.
+        self.seeds, self.orders = (config.seeds, config.orders) if self.shown else (config.seeds[:1], 1)
         tasks = [collection[name] for name in getattr(self.setting, config.subset)]
         self.tasks = [task for task in tasks if task.kind != "free_form"]
         if skipped := [task.name for task in tasks if task.kind == "free_form"]:
@@ -82,10 +83,10 @@ class Evaluation:
         check_context(self.model, self.form.max_tokens, config.model)
         self.scorer = Scorer(self.model, config.tokens_per_forward)
 
-    def demonstrations(self, task: Task, seed: int) -> list[Example]:
+    def demonstrations(self, task: Task, seed: int, order: int = 0) -> list[Example]:
         if not self.shown:
             return []
-        return fixed_demonstrations(demonstration_pool(self.config, task), self.shown, task.name, seed)
+        return fixed_demonstrations(demonstration_pool(self.config, task), self.shown, task.name, seed, order)
 
     def score(self, task: Task, store: PredictionStore, progress: Tracker, stop: StopRequest) -> None:
         """Predicts for every seed of `task` that `store` does not have; KeyboardInterrupt when asked to stop."""
@@ -97,7 +98,8 @@ class Evaluation:
                 raise KeyboardInterrupt("stopped; the same command continues where it was")
 
     def predict(self, task: Task, finished: set[int]) -> Iterator[tuple[int, list[dict[str, Any]] | None]]:
-        """For each seed the predictions of the task's examples in order, or None for seeds that are `finished`."""
+        """For each seed the predictions of the task's examples, once for every order of the demonstrations, or None for
+        seeds that are `finished`."""
         if set(self.seeds) <= finished:
             yield from ((seed, None) for seed in self.seeds)
             return
@@ -108,16 +110,18 @@ class Evaluation:
             if seed in finished:
                 yield seed, None
                 continue
-            demonstrations = self.demonstrations(task, seed)
-            prefix = form.encode_demonstrations(tokenizer, demonstrations, first=not head)
-            scores, alone = score_targets(form, self.scorer, prefix, targets, head)
-            if self.config.calibrate:
-                scores = self._calibrated(prefix, head, examples, scores)
             rows = []
-            for index, (example, values) in enumerate(zip(examples, scores, strict=True)):
-                lowest = min(range(len(values)), key=values.__getitem__)
-                row = {"index": index, "output": example.output, "predicted": example.options[lowest]}
-                rows.append(row | {"scores": [round(v, 6) for v in values], "shared_prefix": index not in alone})
+            for order in range(self.orders):
+                demonstrations = self.demonstrations(task, seed, order)
+                prefix = form.encode_demonstrations(tokenizer, demonstrations, first=not head)
+                scores, alone = score_targets(form, self.scorer, prefix, targets, head)
+                if self.config.calibrate:
+                    scores = self._calibrated(prefix, head, examples, scores)
+                for index, (example, values) in enumerate(zip(examples, scores, strict=True)):
+                    lowest = min(range(len(values)), key=values.__getitem__)
+                    row = {"index": index, "output": example.output, "predicted": example.options[lowest]}
+                    row |= {"scores": [round(v, 6) for v in values], "shared_prefix": index not in alone}
+                    rows.append(row | ({"order": order} if order else {}))
             yield seed, rows
 
     def _calibrated(
@@ -235,18 +239,27 @@ def task_result(
 ) -> dict[str, Any]:
     """The metric of one task per seed, its average and its worst (fractions, not percent)."""
     metric = metric_of(task.kind)
-    by_seed = {}
+    by_order: dict[str, list[float]] = {}  # of each seed
     for seed in seeds:
-        predictions = rows[task.name, seed]
-        by_seed[str(seed)] = score(metric, [r["output"] for r in predictions], [r["predicted"] for r in predictions])
+        orders: dict[int, list[dict[str, Any]]] = {}
+        for row in rows[task.name, seed]:
+            orders.setdefault(row.get("order", 0), []).append(row)
+        by_order[str(seed)] = [
+            score(metric, [r["output"] for r in predictions], [r["predicted"] for r in predictions])
+            for _, predictions in sorted(orders.items())
+        ]
+    by_seed = {seed: scores[0] for seed, scores in by_order.items()}
+    first = [row for seed in seeds for row in rows[task.name, seed] if "order" not in row]
+    several = {"scores_by_order": by_order} if len(by_order[str(seeds[0])]) > 1 else {}
     return {
         "kind": task.kind,
         "metric": metric,
-        "examples": len(rows[task.name, seeds[0]]),
+        "examples": len(first) // len(seeds),
         "scores": by_seed,
+        **several,
         "average": sum(by_seed.values()) / len(by_seed),
         "worst": min(by_seed.values()),
-        "prompts_cut_alone": sum(not r["shared_prefix"] for seed in seeds for r in rows[task.name, seed]),
+        "prompts_cut_alone": sum(not row["shared_prefix"] for row in first),
     }
 
 

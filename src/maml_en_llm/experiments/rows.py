@@ -23,11 +23,13 @@ TableName = Literal[
     "runtime",
     "exploration",
     "baselines",
+    "spread",
 ]
 TABLES = Path(__file__).parent / "tables"
 TABLE_NAMES: tuple[str, ...] = typing.get_args(TableName)
 SECTIONS: dict[str, type[Any]] = {"train": TrainConfig, "evaluate": EvaluateConfig, "adapt": AdaptConfig}
 ROW_KEYS = {"run", *SECTIONS}
+FILE_KEYS = {"settings", "model", "rows", *SECTIONS}  # of a user's file, besides single keys
 TABLE_KEYS = {"about", "settings", "model", "runs", "rows", *SECTIONS}
 GIVEN = ("collection", "setting", "model", "output", "device", "resume", "plan")  # by flags, not by tables
 HUB = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # hub ids of openai-community
@@ -50,10 +52,12 @@ class Row:
 
 @dataclass
 class Overrides:
-    """What the user changes: of a table's shared values by a file (`sections`), of every row by flags (`forced`)."""
+    """What the user changes: by a file a table's shared values (`sections`) and those of single rows (`rows`), by flags
+    those of every row (`forced`)."""
 
     where: str = ""
     sections: Sections = field(default_factory=dict)
+    rows: Mapping[str, Sections] = field(default_factory=dict)
     forced: Sections = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     model: str | None = None
@@ -90,15 +94,18 @@ def read_table(name: str, folder: Path = TABLES) -> Table:
 
 def read_overrides(path: Path) -> Overrides:
     """The user's file: settings, model, and keys of training and evaluation, either in sections `train`, `evaluate`
-    and `adapt` or without, which means every section that has the key."""
+    and `adapt` or without, which means every section that has the key; under `rows`, sections of single rows by name.
+
+    A file can serve several tables, so a row must be known to any of them.
+    """
     record = load_yaml(path)
-    plain = {k: v for k, v in record.items() if k not in {*SECTIONS, "settings", "model"}}
+    plain = {k: v for k, v in record.items() if k not in FILE_KEYS}
     sections = _sections(record, str(path))
     known = {name: typing.get_type_hints(SECTIONS[name]) for name in ("train", "evaluate")}
     for key, value in plain.items():
         readers = [name for name, hints in known.items() if key in hints]
         if not readers:
-            names = ", ".join(sorted({*SECTIONS, "settings", "model", *known["train"], *known["evaluate"]} - {*GIVEN}))
+            names = ", ".join(sorted({*FILE_KEYS, *known["train"], *known["evaluate"]} - {*GIVEN}))
             raise ValueError(f"{path}: unknown key {key!r}; known keys are {names}")
         for name in readers:
             typed = _sections({name: {key: value}}, str(path))[name]
@@ -106,7 +113,18 @@ def read_overrides(path: Path) -> Overrides:
     settings = record.get("settings", [])
     if not isinstance(settings, list) or not all(isinstance(name, str) for name in settings):
         raise ValueError(f"{path}: settings is {settings!r}; it must be a list of names")
-    return Overrides(str(path), sections, settings=tuple(settings), model=record.get("model"))
+    rows = record.get("rows", {})
+    if not isinstance(rows, dict):
+        raise ValueError(f"{path}: rows must hold names of rows, like `rows: {{raw-lm: {{evaluate: {{...}}}}}}`")
+    changed = {}
+    for name, values in rows.items():
+        if not any(name in read_table(table).rows for table in TABLE_NAMES):
+            raise ValueError(f"{path}: no table has a row {name!r}; `reproduce TABLE --plan` lists a table's rows")
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: row {name} must hold sections, like `{name}: {{evaluate: {{...}}}}`")
+        _refuse_unknown(values, {*SECTIONS}, f"{path}: row {name}")
+        changed[name] = _sections(values, f"{path}: row {name}")
+    return Overrides(str(path), sections, changed, settings=tuple(settings), model=record.get("model"))
 
 
 def rows_of(
@@ -136,14 +154,15 @@ def rows_of(
                 place = output / source.name / "runs" / setting / run
                 values = given | {"setting": setting, "model": model, "output": place, "resume": True}
                 shared = source.shared.get("train", {}) | overrides.sections.get("train", {})
-                differences = source.rows[run]["train"] | overrides.forced.get("train", {})
+                differences = source.rows[run]["train"] | overrides.rows.get(run, {}).get("train", {})
+                differences |= overrides.forced.get("train", {})
                 keys = _read_keys(shared, differences)
                 read |= keys.keys() & overrides.sections.get("train", {}).keys()
                 train = _make(TrainConfig, values | keys, f"{source.path.name}: row {run}")
             section = "adapt" if "adapt" in row else "evaluate"
             values = given | {"setting": setting, "model": str(train.output / "model") if train else model}
             values["output"] = output / table.name / "results" / setting / f"{name}.json"
-            for part in (table.shared, overrides.sections, row, overrides.forced):
+            for part in (table.shared, overrides.sections, row, overrides.rows.get(name, {}), overrides.forced):
                 for reader in ("evaluate", "adapt") if section == "adapt" else ("evaluate",):
                     values |= part.get(reader, {})
                     read |= part.get(reader, {}).keys()

@@ -17,9 +17,12 @@ def draw_indices(generator: np.random.Generator, total: int, count: int, exclude
     return [int(index) for index in drawn if index not in set(excluded)][: min(count, allowed)]
 
 
-def fixed_demonstrations(examples: Sequence[Example], count: int, task: str, seed: int) -> list[Example]:
+def fixed_demonstrations(
+    examples: Sequence[Example], count: int, task: str, seed: int, order: int = 0
+) -> list[Example]:
     """The `count` demonstrations of (task, seed) at test: drawn at random without replacement, the same every time.
 
+    order: 0 as they were drawn, which is the protocol's; others are the same examples shuffled.
     Raises ValueError when the task's train split holds fewer than `count` examples.
     """
     if len(examples) < count:
@@ -27,5 +30,7 @@ def fixed_demonstrations(examples: Sequence[Example], count: int, task: str, see
             f"the task {task} has {len(examples)} train examples, fewer than the {count} demonstrations asked for; "
             "lower --demonstrations or add examples"
         )
-    generator = random_generator("demonstrations", task, seed)
-    return [examples[index] for index in draw_indices(generator, len(examples), count)]
+    drawn = draw_indices(random_generator("demonstrations", task, seed), len(examples), count)
+    if order:
+        drawn = [int(index) for index in random_generator("order", task, seed, order).permutation(drawn)]
+    return [examples[index] for index in drawn]

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..config import EvaluateConfig
+from ..evaluation.protocol import demonstration_pool, scored_examples
 from ..prompts.demonstrations import fixed_demonstrations
-from ..tasks.collection import Collection, Example, load_collection
+from ..tasks.collection import Collection, Example, Task, load_collection
 from .reading import Inputs, Result
 
 SAMPLES = (40, 20, 10, 5, 2)  # examples of a task and setting; the first that fits BYTES is taken
@@ -26,6 +28,7 @@ class Predictions:
         self.results = inputs.results
         self.rows = [_by_task(read_predictions(result, inputs)) for result in self.results]
         self.collections: dict[str, Collection | None] = {}
+        self.scored: dict[tuple[Any, ...], Sequence[Example]] = {}
         for result in self.results:
             place = str(result.config.get("collection") or "")
             if place not in self.collections:
@@ -89,10 +92,17 @@ class Predictions:
         if collection is None or task not in collection:
             return None
         try:
-            example = collection[task].split(str(result.config.get("split", "test")))[index]
+            example = self._scored(result, collection[task])[index]
         except (ValueError, IndexError):
             return None
         return example if example.output == gold else None
+
+    def _scored(self, result: Result, task: Task) -> Sequence[Example]:
+        config = _config(result)
+        key = (task.folder, config.split, config.data_amount, config.max_examples)
+        if key not in self.scored:
+            self.scored[key] = scored_examples(config, task)
+        return self.scored[key]
 
     def _demonstrations(self, task: str, numbers: Sequence[int]) -> dict[str, Any] | None:
         for number in numbers:
@@ -105,7 +115,7 @@ class Predictions:
             if collection is None or task not in collection or not count:
                 continue
             try:
-                drawn = fixed_demonstrations(collection[task].train, count, task, seed)
+                drawn = fixed_demonstrations(demonstration_pool(_config(result), collection[task]), count, task, seed)
             except ValueError:
                 continue
             pairs = [[_cut(e.input, DEMONSTRATION_CHARACTERS), _cut(e.output, DEMONSTRATION_CHARACTERS)] for e in drawn]
@@ -124,7 +134,7 @@ def read_predictions(result: Result, found: Inputs) -> list[dict[str, Any]]:
             for line in file:
                 if first in line:
                     row = _prediction(line)
-                    rows += [row] if row else []
+                    rows += [row] if row and not row["order"] else []
                     broken += row is None
     except (OSError, UnicodeDecodeError):
         found.not_read.append((result.predictions, "the predictions are missing or no text; they are not browsed"))
@@ -139,9 +149,16 @@ def _prediction(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
         scores = [float(score) for score in row["scores"]]
         plain = {"scores": [score if math.isfinite(score) else None for score in scores], "index": int(row["index"])}
+        plain["order"] = int(row.get("order", 0))
         return {key: str(row[key]) for key in ("task", "seed", "output", "predicted")} | plain
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _config(result: Result) -> EvaluateConfig:
+    """The evaluation's keys that say which examples were scored; ValueError when they are none of `evaluate`."""
+    keys = {key: result.config[key] for key in ("split", "data_amount", "max_examples") if key in result.config}
+    return EvaluateConfig(model="", collection=Path(), setting=result.setting, output=Path(), **keys)
 
 
 def _collection(place: str) -> Collection | None:

@@ -161,6 +161,8 @@ class SeedSpread:
     by_seed: Mapping[str, float]  # mean over tasks
     deviation: float  # standard deviation of `by_seed`
     within_tasks: float  # mean over tasks of the standard deviation over seeds
+    choice: float | None = None  # of within_tasks, what comes from which examples are shown
+    order: float | None = None  # and from their order; None where each seed was scored in one order
 
 
 def seed_spread(result: Result, subset: str) -> SeedSpread | None:
@@ -172,4 +174,19 @@ def seed_spread(result: Result, subset: str) -> SeedSpread | None:
     table = np.array([[by_seed[seed] for seed in seeds] for by_seed in scores.values()])
     means = dict(zip(seeds, map(float, table.mean(0)), strict=True))
     within = float(table.std(1, ddof=1).mean())
-    return SeedSpread(result.method, result.setting, means, float(table.mean(0).std(ddof=1)), within)
+    parts = choice_and_order(result, subset)
+    return SeedSpread(result.method, result.setting, means, float(table.mean(0).std(ddof=1)), within, *parts)
+
+
+def choice_and_order(result: Result, subset: str) -> tuple[float, float] | tuple[None, None]:
+    """Standard deviations of a task's score that the choice of the demonstrations and their order bring about: roots of
+    the components of variance, mean over tasks, of scores [seeds, orders] (one-way, seeds being random effects; Searle,
+    Casella and McCulloch 1992, section 3.6). None where seeds were not scored in several orders."""
+    by_choice, by_order = [], []
+    for task in result.tasks(subset).values():
+        scores = 100 * np.array(list(task.get("scores_by_order", {}).values()), dtype=np.float64)
+        if scores.ndim != 2 or min(scores.shape) < 2:
+            return None, None
+        by_order.append(scores.var(1, ddof=1).mean())
+        by_choice.append(scores.mean(1).var(ddof=1) - by_order[-1] / scores.shape[1])
+    return float(np.sqrt(max(0.0, np.mean(by_choice)))), float(np.sqrt(np.mean(by_order)))

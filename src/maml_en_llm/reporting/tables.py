@@ -280,16 +280,29 @@ def task_table(setting: str, results: Sequence[Result]) -> Table:
 
 def seeds_table(subset: str, spreads: Sequence[SeedSpread]) -> Table:
     seeds = list(dict.fromkeys(seed for spread in spreads for seed in spread.by_seed))
-    columns = ("method", "setting", *(f"seed {seed}" for seed in seeds), "deviation", "within tasks")
+    figures = ("deviation", "within tasks", "by choice", "by order")
+    columns = ("method", "setting", *(f"seed {seed}" for seed in seeds), *figures)
     rows = [
-        (s.method, s.setting, *(s.by_seed.get(seed) for seed in seeds), s.deviation, s.within_tasks) for s in spreads
+        (
+            *(s.method, s.setting, *(s.by_seed.get(seed) for seed in seeds)),
+            *(s.deviation, s.within_tasks, s.choice, s.order),
+        )
+        for s in spreads
     ]
+    told_apart = any(s.order is not None for s in spreads)
     note = (
         "Mean over tasks by demonstration seed. A seed decides which examples are demonstrations and in which order "
-        "they stand; the two are not told apart. deviation: standard deviation of these means; within tasks: mean over "
-        "tasks of the standard deviation over seeds."
+        "they stand. deviation: standard deviation of these means; within tasks: mean over tasks of the standard "
+        "deviation over seeds; "
+        + (
+            "by choice, by order: standard deviation of a task's score that comes from which examples are shown, and "
+            "from their order (roots of variances that are means over tasks)."
+            if told_apart
+            else "choice and order are not told apart, which needs results of several orders (`--orders`)."
+        )
     )
-    return Table(f"seeds-{subset}", f"Spread over seeds: {SUBSETS[subset].lower()}", note, columns, rows)
+    title = f"Spread over seeds: {SUBSETS[subset].lower()}"
+    return Table(f"seeds-{subset}", title, note, columns, rows).without_empty_columns()
 
 
 Families = Mapping[tuple[str, str, str], Sequence[tuple[int, Row]]]
