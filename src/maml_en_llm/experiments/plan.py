@@ -11,7 +11,7 @@ import torch
 from ..evaluation.protocol import as_trained, scored_examples
 from ..evaluation.scoring import packed_length
 from ..models import load_tokenizer, pick_device
-from ..progress import duration
+from ..progress import duration, track
 from ..training.plan import Plan, calibrate, model_shape, new_model
 from ..training.plan import plan as plan_training
 from .rows import Row
@@ -29,19 +29,21 @@ def plan(runs: Set) -> str:
     lines = [["setting", "row", "training", "scoring", "status", "time", "memory"]]
     seconds = memory = disk = 0.0
     statuses = []
-    for row in runs.rows:
-        status = runs.status(row)
-        statuses.append(status)
-        batches = f"{row.train.batches:,} batches" if row.train is not None else "none"
-        cells = [row.setting, row.name, batches, scoring(runs, row), status, "", ""]
-        if estimate is not None and status != "finished":
-            try:
-                time, peak, space = estimate(row)
-                seconds, memory, disk = seconds + time, max(memory, peak), disk + space
-                cells[5:] = duration(time), f"{peak / 2**30:.2f} GiB" if peak else ""
-            except ValueError as error:
-                cells[5] = f"will fail: {error}"
-        lines.append(cells)
+    with track("plan", len(runs.rows), "rows") as progress:
+        for row in runs.rows:
+            status = runs.status(row)
+            statuses.append(status)
+            batches = f"{row.train.batches:,} batches" if row.train is not None else "none"
+            cells = [row.setting, row.name, batches, scoring(runs, row), status, "", ""]
+            if estimate is not None and status != "finished":
+                try:
+                    time, peak, space = estimate(row)
+                    seconds, memory, disk = seconds + time, max(memory, peak), disk + space
+                    cells[5:] = duration(time), f"{peak / 2**30:.2f} GiB" if peak else ""
+                except ValueError as error:
+                    cells[5] = f"will fail: {error}"
+            lines.append(cells)
+            progress.advance(figures=str(row))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in ("finished", "partial", "to do"))
