@@ -212,7 +212,7 @@ def test_a_row_that_another_machine_is_at_is_left_to_it(reproduction: Reproducti
 
 
 def test_tables_share_trained_models(reproduction: Reproduction) -> None:
-    assert reproduction("table4", "--rows", "metaicl", "metaicl-1e-5") == 0, reproduction.err
+    assert reproduction("table4", "--rows", "metaicl", "metaicl-scaled") == 0, reproduction.err
     run = reproduction.run("table2a", "metaicl")
     trained = (run / "model" / "model.safetensors").stat().st_mtime_ns
     for table, row in (("table2a", "metaicl"), ("table3a", "metaicl"), ("table6", "maml-2-1")):
@@ -220,7 +220,7 @@ def test_tables_share_trained_models(reproduction: Reproduction) -> None:
     assert (run / "model" / "model.safetensors").stat().st_mtime_ns == trained
     assert reproduction.run("table2a", "maml-2-1").is_dir()
     assert not list(reproduction.output.glob("table[346]*/runs"))
-    paper, chosen = (reproduction.results("table4", row) for row in ("metaicl", "metaicl-1e-5"))
+    paper, chosen = (reproduction.results("table4", row) for row in ("metaicl", "metaicl-scaled"))
     assert (paper["label"], paper["adaptation"]["lr"]) == ("MetaICL + adaptation", 1e-7)
     assert (chosen["label"], chosen["adaptation"]["lr"]) == ("MetaICL + adaptation, lr 1e-05", 1e-5)
     assert paper["tasks"]["choice"]["before"] == chosen["tasks"]["choice"]["before"]
