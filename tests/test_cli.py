@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from builders import make_collection, train_config, write_lines
+from builders import evaluate_config, make_collection, train_config, write_lines
 from maml_en_llm.cli import VERBS, main
 from maml_en_llm.config import to_yaml
 from maml_en_llm.evaluation.prediction import read_demonstrations
-from maml_en_llm.tasks.collection import Example
+from maml_en_llm.evaluation.protocol import evaluate
+from maml_en_llm.prompts.demonstrations import fixed_demonstrations
+from maml_en_llm.tasks.collection import Example, load_collection
 from maml_en_llm.training.checkpoint import read_metrics
 from maml_en_llm.training.loop import train
 
@@ -209,6 +211,30 @@ def test_predict_prints_the_options_best_first(shell: Shell, trained: Path, tmp_
     assert {line.split()[1] for line in shell.err.splitlines()} == {"red", "blue"}
 
 
+def test_predict_with_an_instruction_is_scored_as_evaluate_does(
+    shell: Shell, collection_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    room = {"max_tokens": 256, "max_tokens_per_example": 99}
+    config = evaluate_config(
+        collection_folder, model_folder, tmp_path / "r.json", instructions=True, seeds=(13,), **room
+    )
+    evaluate(config)
+    rows = map(json.loads, (tmp_path / "r.predictions.jsonl").read_text().splitlines())
+    expected = next(row["scores"] for row in rows if row["task"] == "mood")
+    mood = load_collection(collection_folder)["mood"]
+    shown = fixed_demonstrations(mood.train, 4, "mood", 13)
+    example = mood.split("test")[0]
+    path = write_lines(tmp_path / "shown.jsonl", [{"input": e.input, "output": e.output} for e in shown])
+    words = ["predict", "--model", model_folder, "--demonstrations", path, "--input", example.input, "--device", "cpu"]
+    words += ["--options", ",".join(example.options)]
+    assert shell(*words, "--instruction", str(mood.instruction)) == 0, shell.err
+    found = {option: float(score) for score, option in (line.split(maxsplit=1) for line in shell.err.splitlines())}
+    assert [found[option] for option in example.options] == pytest.approx(expected, abs=1e-3)
+    assert shell(*words) == 0
+    without = {option: float(score) for score, option in (line.split(maxsplit=1) for line in shell.err.splitlines())}
+    assert without != pytest.approx(found, abs=1e-3)
+
+
 def test_demonstrations_may_hold_any_character(tmp_path: Path) -> None:
     text = "line\u2028separator, next\x85line, tab\t, é東🙂"
     path = write_lines(tmp_path / "shown.jsonl", [json.dumps({"input": text, "output": "b"}, ensure_ascii=False)])
@@ -269,6 +295,17 @@ def test_show_prompt_shows_what_the_model_reads(shell: Shell, collection_folder:
     assert "example is 8 but" in shell.err
     assert shell(*words[:5], "nothing", *words[6:]) == 2
     assert "has no task 'nothing'; `tasks list` shows them" in shell.err
+
+
+def test_show_prompt_with_the_tasks_instruction(shell: Shell, model_folder: Path, tmp_path: Path) -> None:
+    folder = make_collection(tmp_path / "collection")
+    words = ["tasks", "show-prompt", "--collection", folder, "--task", "mood", "--model", model_folder]
+    words += ["--instructions"]
+    assert shell(*words) == 0
+    assert shell.out.startswith(f"{load_collection(folder)['mood'].instruction}\n\n\n")
+    (folder / "manifest.json").write_text('{"tasks": []}')
+    assert shell(*words) == 2
+    assert "has no instruction for mood; leave --instructions out" in shell.err
 
 
 def test_new_model_can_be_trained(shell: Shell, collection_folder: Path, tmp_path: Path) -> None:

@@ -92,7 +92,14 @@ def reproduce(
     print(runs.run())
 
 
-def predict(model: str, demonstrations: Path, input: str, options: str | None = None, device: str = "auto") -> None:
+def predict(
+    model: str,
+    demonstrations: Path,
+    input: str,
+    options: str | None = None,
+    instruction: str | None = None,
+    device: str = "auto",
+) -> None:
     """Predict one input from a few labelled examples.
 
     Args:
@@ -100,6 +107,7 @@ def predict(model: str, demonstrations: Path, input: str, options: str | None = 
         demonstrations: JSON lines with "input" and "output".
         input: The text to predict for.
         options: Possible outputs, separated by commas; by default those of the demonstrations.
+        instruction: A sentence that says what to do; for models that were trained with instructions.
         device: auto takes a GPU if there is one.
     """
     from .evaluation.prediction import predict as run
@@ -107,7 +115,7 @@ def predict(model: str, demonstrations: Path, input: str, options: str | None = 
 
     examples = read_demonstrations(demonstrations)
     named = dict.fromkeys(e.output for e in examples) if options is None else [o.strip() for o in options.split(",")]
-    scores = run(model, examples, list(named), input, device)
+    scores = run(model, examples, list(named), input, device, instruction)
     print(next(iter(scores)))
     for option, score in scores.items():
         console.print(f"  {score:8.4f}  {option}", markup=False)
@@ -397,6 +405,7 @@ def tasks_show_prompt(
     seed: int = 100,
     max_tokens: int = 1024,
     max_tokens_per_example: int = 256,
+    instructions: bool = False,
 ) -> None:
     """Show a prompt as a model reads it, with the answer marked.
 
@@ -411,6 +420,7 @@ def tasks_show_prompt(
         seed: Seed of the demonstrations.
         max_tokens: Limit of the prompt.
         max_tokens_per_example: Limit of one example.
+        instructions: The task's instruction at the head, as MetaICT has it.
     """
     from rich.text import Text
 
@@ -428,7 +438,10 @@ def tasks_show_prompt(
     if not 0 <= example < len(examples):
         raise ValueError(f"example is {example} but {examples.path} has {len(examples)} (0 to {len(examples) - 1})")
     shown = fixed_demonstrations(opened[task].train, demonstrations, task, seed) if demonstrations else []
-    prompt = form.encode_training(tokenizer, shown, examples[example])
+    if instructions and not opened[task].instruction:
+        raise ValueError(f"the manifest of {collection} has no instruction for {task}; leave --instructions out")
+    head = form.encode_instruction(tokenizer, opened[task].instruction) if instructions else []
+    prompt = form.encode_training(tokenizer, shown, examples[example], head)
     answer = sum(prompt.answer_mask)
     read = len(prompt.token_ids) - answer
     text = Text(tokenizer.decode(prompt.token_ids[:read]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..config import EvaluateConfig
 from ..models import load_model, load_tokenizer, pick_device
+from ..progress import console
 from ..tasks.collection import Example
 from ..training.model_card import read_provenance
 from .protocol import as_trained, score_targets
@@ -15,11 +16,17 @@ from .scoring import Scorer
 
 
 def predict(
-    model: str, demonstrations: Sequence[Example], options: Sequence[str], input: str, device: str = "auto"
+    model: str,
+    demonstrations: Sequence[Example],
+    options: Sequence[str],
+    input: str,
+    device: str = "auto",
+    instruction: str | None = None,
 ) -> dict[str, float]:
     """Options of `input` with their scores, mean negative log-likelihoods in nats, the predicted (lowest) first.
 
-    The prompt has the layout and direction that `model` was trained with.  Raises ValueError for bad input.
+    The prompt has the layout and direction that `model` was trained with, behind `instruction` if there is one.  Raises
+    ValueError for bad input.
     """
     options = tuple(options)
     if len(set(options)) != len(options) or len(options) < 2:
@@ -30,13 +37,16 @@ def predict(
             "add it or correct it"
         )
     unset = EvaluateConfig(model=model, collection=Path(), setting="", output=Path())
-    form, *_ = as_trained(unset, read_provenance(model))
+    form, _, instructed = as_trained(unset, read_provenance(model))
+    if instructed and not instruction:
+        console.print("this model was trained with an instruction at the head of each prompt; --instruction gives one")
     tokenizer = load_tokenizer(model)
+    head = form.encode_instruction(tokenizer, instruction)
     shown = [Example(d.input, d.output, options) for d in demonstrations]
-    targets = form.encode_targets(tokenizer, Example(input, options[0], options), first=not shown)
+    targets = form.encode_targets(tokenizer, Example(input, options[0], options), first=not shown and not head)
     scorer = Scorer(load_model(model, pick_device(device)))
-    prefix = form.encode_demonstrations(tokenizer, shown)
-    ((scores,), _) = score_targets(form, scorer, prefix, [targets])
+    prefix = form.encode_demonstrations(tokenizer, shown, first=not head)
+    ((scores,), _) = score_targets(form, scorer, prefix, [targets], head)
     return dict(sorted(zip(options, scores, strict=True), key=lambda item: item[1]))
 
 
