@@ -47,7 +47,8 @@ def inputs(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     write_results(results / "metaicl.json", "MetaICL", tasks, method="metaicl", **model)
     after = write_results(results / "after.json", "MAML-2-1", tasks, method="maml-en-llm", **model)
     record = json.loads(after.read_text())
-    record["adaptation"] = {"steps": 16, "lr": 1e-7, "adapted_from": "MAML-2-1"}
+    record["label"] = "MAML-2-1 + adaptation"
+    record["adaptation"] = {"steps": 16, "lr": 1e-7, "adapted_from": "some/folder", "before": record["summary"]}
     for entry in record["tasks"].values():
         entry["before"] = entry | {"scores": {seed: score - 0.05 for seed, score in entry["scores"].items()}}
     after.write_text(json.dumps(record))
@@ -68,7 +69,7 @@ def test_every_section_that_has_something_to_show(page: Path) -> None:
         *("Summary", "Comparisons", "Forgetting", "Tasks", "Demonstration seeds", "Learning curves", "Exploration"),
         *("Adaptation", "Cost against score", "Data", "Single predictions", "Configuration and provenance", "Not read"),
     ]
-    for words in ("12.34", "5.67", "MAML-2-1, adapted (16 steps, lr 1e-07)", "support loss", "cut.json:1: not valid"):
+    for words in ("12.34", "5.67", "MAML-2-1 + adaptation", "support loss", "cut.json:1: not valid"):
         assert words in text
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", text)  # nothing from elsewhere
 
@@ -80,6 +81,24 @@ def test_sections_without_content_are_left_out(tmp_path: Path) -> None:
         *("Summary", "Tasks", "Cost against score", "Data", "Configuration and provenance", "Not read")
     ]
     assert "a.predictions.jsonl: the predictions are missing" in text
+
+
+def test_tasks_that_are_all_of_unseen_domains_are_shown_once(tmp_path: Path) -> None:
+    tasks = {"one": [0.1, 0.2], "other": [0.3, 0.4]}
+    for label, method in (("Raw LM", ""), ("MetaICL", "metaicl"), ("MAML-2-1", "maml-en-llm")):
+        write_results(tmp_path / "in" / f"{label}.json", label, tasks, method=method, unseen=list(tasks))
+    (tmp_path / "paper.csv").write_text("method,setting,average,worst\nMetaICL,small,12.34,5.67\n")
+    page = report([tmp_path / "in", tmp_path / "paper.csv"], tmp_path / "out")
+    text, names = page.read_text(), {path.stem for path in (tmp_path / "out" / "tables").iterdir()}
+    assert "Every target task that was scored is in an unseen domain" in text
+    assert "paper has no column `subset`" in text  # and stands beside what was measured
+    assert not {"summary-test", "comparisons-test", "forgetting-test"} & names
+    assert {"summary-unseen_domain_test", "comparisons-unseen_domain_test"} <= names
+    with (tmp_path / "out" / "tables" / "numbers.csv").open() as file:
+        assert {row["subset"] for row in csv.DictReader(file)} == {"unseen_domain_test"}
+    write_results(tmp_path / "in" / "more.json", "MetaICL", tasks, setting="other", unseen=["one"])
+    both = report([tmp_path / "in"], tmp_path / "out").parent / "tables"
+    assert {"summary-test", "summary-unseen_domain_test"} <= {path.stem for path in both.iterdir()}
 
 
 def test_runs_alone_give_their_learning_curves(inputs: Path, tmp_path: Path) -> None:
@@ -101,7 +120,9 @@ def test_the_tables_are_files_too(page: Path) -> None:
     }
     assert float(rows["MAML-2-1", "MetaICL"]["difference"]) == 0.0
     with (folder / "adaptation.csv").open() as file:
-        assert [float(r["difference"]) for r in csv.DictReader(file)] == pytest.approx([5.0])
+        (adapted,) = csv.DictReader(file)
+    assert (adapted["method"], adapted["baseline"]) == ("MAML-2-1 + adaptation", "MAML-2-1")
+    assert float(adapted["difference"]) == pytest.approx(5.0)
     names = {path.stem for path in folder.glob("*.csv")}
     assert names == {path.stem for path in folder.glob("*.tex")}
     assert {"summary-test", "seeds-test", "tasks-traps", "exploration", "cost", "data-targets"} <= names

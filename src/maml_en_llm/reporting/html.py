@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from . import sections, tables
 from .browser import Predictions
-from .reading import SUBSETS, Inputs
+from .reading import Inputs, subsets_of
 from .sections import Section
 from .statistics import comparisons
 from .tables import Table
@@ -29,7 +29,10 @@ def build(inputs: Inputs) -> Page:
     written: list[Table] = []
     predictions = Predictions(inputs)
     browser = predictions.data()
-    compared = {subset: tables.ordered_comparisons(comparisons(inputs.results, subset)) for subset in SUBSETS}
+    compared = {
+        subset: tables.ordered_comparisons(comparisons(scored, subset))
+        for subset, scored in subsets_of(inputs.results).items()
+    }
     found = [
         sections.summary_section(inputs, written),
         sections.comparisons_section(compared, written),

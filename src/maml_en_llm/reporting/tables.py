@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from rich.markup import escape as rich_escape
 from rich.table import Table as RichTable
 
-from .reading import SUBSETS, Result, Row
+from .reading import SUBSETS, Result, Row, subsets_of
 from .statistics import Comparison, SeedSpread
 
 SETTINGS = (
@@ -312,6 +312,21 @@ def exploration_table(families: Families) -> Table:
     ]
     columns = ("family", "setting", "subset", "n", "average", "worst")
     return Table("exploration", "Numbers of copies", "Score in percent by the number n of copies.", columns, cells)
+
+
+def adaptation_scores_table(results: Sequence[Result]) -> Table:
+    """Average and worst of every adapted model, before and after."""
+    rows = [
+        (after.method, after.setting, after.subset, before.average, after.average, before.worst, after.worst)
+        for subset, scored in subsets_of(results).items()
+        for result in scored
+        if result.adaptation
+        for before, after in zip(result.before, result.rows, strict=True)
+        if after.subset == subset
+    ]
+    columns = ("method", "setting", "subset", "average before", "average after", "worst before", "worst after")
+    note = "Average over demonstration seeds, and the worst; in percent, mean over tasks."
+    return Table("adaptation-scores", "Average and worst, before and after", note, columns, rows)
 
 
 def adaptation_tasks_table(comparisons: Sequence[Comparison], results: Sequence[Result]) -> Table:
