@@ -105,7 +105,7 @@ def test_rows_are_trained_scored_and_reported_once(reproduction: Reproduction) -
     with (report.parent / "tables" / "cost.csv").open() as file:
         costs = {row["method"]: row for row in csv.DictReader(file)}
     assert [costs[label]["batches"] for label in labels] == ["", "8", "8"]
-    metaicl, maml = (float(costs[label]["(n + 2) S or 2 S (GB)"]) for label in labels[1:])
+    metaicl, maml = (float(costs[label]["weights held (GB)"]) for label in labels[1:])
     assert maml / metaicl == pytest.approx(3 / 2)
     weights = reproduction.run("table2a", "metaicl") / "model" / "model.safetensors"
     assert metaicl == pytest.approx(2 * weights.stat().st_size / 1e9, rel=0.05)

@@ -124,7 +124,7 @@ def test_the_tables_are_files_too(page: Path) -> None:
     assert (adapted["method"], adapted["baseline"]) == ("MAML-2-1 + adaptation", "MAML-2-1")
     assert float(adapted["difference"]) == pytest.approx(5.0)
     names = {path.stem for path in folder.glob("*.csv")}
-    assert names == {path.stem for path in folder.glob("*.tex")}
+    assert names == {path.stem for path in folder.glob("*.tex")} == {path.stem for path in folder.glob("*.md")}
     assert {"summary-test", "seeds-test", "tasks-traps", "exploration", "cost", "data-targets"} <= names
     assert all("\\toprule" in path.read_text() for path in folder.glob("*.tex"))
     markdown = page.with_suffix(".md").read_text()

@@ -15,9 +15,9 @@ NOTE = (
     "average: over all tasks that were scored. Training is that of the run directory among the inputs; where it has no "
     "run.json, the last figure of metrics.jsonl stands for it, which counts from the last resumption. What the model "
     "that training started from had cost is not in it. of MetaICL's: s / batch relative to MetaICL's of the same "
-    "setting and direction on the same hardware. S is the size of the weights that are trained, as float32; the "
-    "paper's analysis needs (n + 2) S for n explored copies beside activations (the copies, the model and the "
-    "meta-gradient), other methods 2 S (the model and its gradient)."
+    "setting and direction on the same hardware. weights held: by the paper's analysis, beside activations, where S is "
+    "the size of the weights that are trained, as float32: (n + 2) S for n explored copies (the copies, the model and "
+    "the meta-gradient), for other methods 2 S (the model and its gradient)."
 )
 
 
@@ -48,13 +48,13 @@ def cost_table(inputs: Inputs) -> Table:
         row: dict[str, Cell] = {
             "method": result.method,
             "setting": result.setting,
-            "average": next((row.average for row in reversed(result.rows)), None),
+            "average": next((r.average for r in sorted(result.rows, key=lambda row: -(row.tasks or 0))), None),
             "batches": int(result.training["batches"]) if "batches" in result.training else None,
             "training (s)": training_seconds(run) if run else None,
             "s / batch": each,
             "of MetaICL's": each / baseline if each and baseline else None,
             "training peak (GB)": _gigabytes(measured.get("peak_memory_bytes")),
-            "(n + 2) S or 2 S (GB)": analysed_memory(result),
+            "weights held (GB)": analysed_memory(result),
             "evaluation (s)": _float(evaluation.get("wall_seconds", result.record.get("seconds"))),
             "evaluation peak (GB)": _gigabytes(evaluation.get("peak_memory_bytes")),
             "training on": str(measured.get("hardware") or ""),
@@ -62,7 +62,7 @@ def cost_table(inputs: Inputs) -> Table:
         }
         rows.append(row)
     columns = list(rows[0]) if rows else []
-    digits = {"training (s)": 1, "evaluation (s)": 1, "s / batch": 4, "(n + 2) S or 2 S (GB)": 3}
+    digits = {"training (s)": 1, "evaluation (s)": 1, "s / batch": 4, "weights held (GB)": 3}
     cells = [list(row.values()) for row in rows]
     return Table("cost", "Wall time and memory", NOTE, columns, cells, digits).without_empty_columns()
 

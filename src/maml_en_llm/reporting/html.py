@@ -18,7 +18,7 @@ from .tables import Table
 @dataclass
 class Page:
     sections: list[Section]
-    tables: list[Table]  # what is written as CSV and LaTeX too
+    tables: list[Table]  # what is written as files too
     browser: dict[str, Any]  # data of the predictions' browser
     facts: str  # one line below the title
 

@@ -119,8 +119,18 @@ class Run:
         return read_json(self.path / "model" / PROVENANCE)
 
     @property
+    def setting(self) -> str:
+        return str(self.config["setting"])
+
+    @property
     def label(self) -> str:
-        return str(self.record.get("label") or self.config.get("method"))
+        if label := self.record.get("label"):
+            return str(label)
+        method, direction = str(self.config["method"]), str(self.config.get("direction"))
+        try:
+            return method_label(method, direction, 1, dict(self.config))
+        except KeyError:  # of an incomplete configuration
+            return method
 
 
 @dataclass

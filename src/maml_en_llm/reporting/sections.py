@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from .reading import SUBSETS, Inputs, Result, Row, Run, not_read_lines, subsets_
 from .statistics import LEVEL, RESAMPLES, SIGN_PATTERNS, Comparison, adaptations, seed_spread
 from .tables import Table
 
+MANY_ROWS = 24  # of several settings: a table with more has a part for each
+
 
 @dataclass
 class Section:
@@ -26,6 +28,19 @@ class Section:
     id: str
     title: str
     blocks: list[dict[str, Any]] = field(default_factory=list)
+    folded: bool = False
+    """Whether it is a part that can be opened and closed, in another section."""
+
+    def parts(self, titles: Iterable[str], first_open: bool = True) -> Iterator[tuple[str, Section]]:
+        """For each of the titles, once, a part that can be opened and closed; for a single one the section itself."""
+        different = list(dict.fromkeys(titles))
+        for number, title in enumerate(different):
+            if len(different) == 1:
+                yield title, self
+                return
+            part = Section("", title, folded=True)
+            self.blocks.append({"kind": "part", "part": part, "open": first_open and number == 0})
+            yield title, part
 
     def text(self, *paragraphs: str) -> None:
         self.blocks += [{"kind": "text", "text": text} for text in paragraphs]
@@ -39,8 +54,12 @@ class Section:
         table: Table,
         style: Callable[[int, int], str] | None = None,
         extra: Mapping[str, Sequence[Markup]] | None = None,
+        charts: Mapping[str, Sequence[Markup]] | None = None,
     ) -> None:
-        """style: CSS of a cell by row and column; extra: columns of SVG behind the others."""
+        """A long table of several settings has a part for each.
+
+        style: CSS of a cell by row and column; extra: columns of SVG behind the others; charts: above it, by setting.
+        """
         columns = [{"name": name, "numeric": table.numeric(i)} for i, name in enumerate(table.columns)]
         lines = [
             [
@@ -49,9 +68,29 @@ class Section:
             ]
             for r, (texts, row) in enumerate(zip(table.texts(), table.rows, strict=True))
         ]
-        drawn = [{"name": name, "cells": list(cells)} for name, cells in (extra or {}).items()]
-        block = {"columns": columns, "rows": lines, "drawn": drawn, "title": table.title, "note": table.note}
-        self.blocks.append({"kind": "table", "file": table.name} | block)
+        drawn = {name: list(cells) for name, cells in (extra or {}).items()}
+        block = {"kind": "table", "columns": columns, "label": table.title}
+        place = table.columns.index("setting") if "setting" in table.columns else None
+        settings = [str(row[place]) for row in table.rows] if place is not None else []
+        if place is None or len(lines) <= MANY_ROWS or len(set(settings)) < 2:
+            self.charts([chart for some in (charts or {}).values() for chart in some])
+            self._heading(table)
+            self.blocks.append(block | {"rows": lines, "drawn": drawn})
+        else:
+            self._heading(table)
+            block["columns"] = columns[:place] + columns[place + 1 :]
+            for setting, part in self.parts(settings, first_open=not table.long):
+                here = [i for i, name in enumerate(settings) if name == setting]
+                part.charts((charts or {}).get(setting, []))
+                rows = [lines[i][:place] + lines[i][place + 1 :] for i in here]
+                cells = {name: [column[i] for i in here] for name, column in drawn.items()}
+                part.blocks.append(block | {"rows": rows, "drawn": cells, "label": f"{table.title}, {setting}"})
+        self.blocks.append({"kind": "files", "name": table.name})
+
+    def _heading(self, table: Table) -> None:
+        if not self.folded:
+            self.blocks.append({"kind": "heading", "text": table.title})
+        self.text(table.note)
 
 
 def _minus(text: str, cell: tables.Cell) -> str:
@@ -149,8 +188,7 @@ def _intervals(found: Sequence[Comparison]) -> list[Markup]:
 def forgetting_section(compared: Mapping[str, Sequence[Comparison]], written: list[Table]) -> Section:
     section = Section("forgetting", "Forgetting")
     for subset, found in compared.items():
-        table = tables.forgetting_table(subset, found)
-        if table.rows:
+        for table in tables.forgetting_tables(subset, found):
             written.append(table)
             section.table(table)
     if section.blocks:
@@ -162,15 +200,18 @@ def forgetting_section(compared: Mapping[str, Sequence[Comparison]], written: li
 def tasks_section(inputs: Inputs, written: list[Table]) -> Section:
     section = Section("tasks", "Tasks")
     whole = [result for result in inputs.results if not result.adaptation]
-    for setting in sorted({result.setting for result in whole}, key=tables.setting_order):
-        table = tables.task_table(setting, whole)
-        if not table.rows:
-            continue
-        written.append(table)
-        if not section.blocks:
-            section.text("The score of every method on every task. Dark is low, bright is high.")
-        section.table(table, style=_heat(table))
+    found = {setting: tables.task_table(setting, whole) for setting in _settings(whole)}
+    found = {setting: table for setting, table in found.items() if table.rows}
+    if found:
+        section.text("The score of every method on every task. Dark is low, bright is high.")
+    for setting, part in section.parts(found):
+        written.append(found[setting])
+        part.table(found[setting], style=_heat(found[setting]))
     return section
+
+
+def _settings(having: Iterable[Result | Run]) -> list[str]:
+    return sorted({one.setting for one in having}, key=tables.setting_order)
 
 
 def _heat(table: Table) -> Callable[[int, int], str]:
@@ -200,23 +241,47 @@ def seeds_section(inputs: Inputs, written: list[Table]) -> Section:
 
 def learning_section(inputs: Inputs) -> Section:
     section = Section("learning", "Learning curves")
-    charts = []
-    for run in inputs.runs:
-        query = run.config.get("method") == "maml-en-llm"
-        keys = {"loss": "query loss" if query else "loss", "support_loss": "support loss"}
-        losses = [plots.Series(words, _points(run, key)) for key, words in keys.items()]
-        title = f"{run.label} on {run.config['setting']} ({run.path.name})"
-        charts.append(plots.line_chart(losses, title, "batches seen", "loss (nats)"))
-        share = [plots.Series("second-order share", _points(run, "second_order_share"))]
-        charts.append(plots.line_chart(share, title, "batches seen", "second-order share"))
-    if any(charts):
+    logged = [run for run in inputs.runs if _points(run, "loss")]
+    if logged:
         section.text(
-            "Losses of single logged updates, which vary much from batch to batch; above "
-            f"{plots.MOST_POINTS} of them, means of stretches. The second-order share says how far the meta-gradient "
-            "is from the first-order one, relative to the latter's norm."
+            "Losses of logged updates, which vary much from batch to batch; more than "
+            f"{plots.MOST_POINTS} of them are shown as means of as many stretches. Of MAML rows the support loss is on "
+            "the batches that copies adapt on, the query loss that of adapted copies on the other batches. The "
+            "second-order share says how far the meta-gradient is from the first-order one, relative to the latter's "
+            "norm."
         )
-    section.charts(charts)
+    for setting, part in section.parts(_settings(logged)):
+        charts = []
+        for direction in ("direct", "channel"):
+            here = [r for r in logged if (r.setting, r.config.get("direction", "direct")) == (setting, direction)]
+            here.sort(key=lambda run: tables.method_order(run.label))
+            for first in range(0, len(here), MOST_LINES):
+                charts += _curves(here[first : first + MOST_LINES], f"{setting}, {direction}")
+        part.charts(charts)
     return section
+
+
+MOST_LINES = 6  # of a chart: as many as there are colours
+CURVES = (
+    ("loss", "query loss, or loss of a method without copies (nats)", False),
+    ("support_loss", "support loss (nats)", False),
+    ("second_order_share", "second-order share, logarithmic", True),
+)
+
+
+def _curves(runs: Sequence[Run], title: str) -> list[Markup]:
+    labels = [run.label for run in runs]
+    names = [
+        label if labels.count(label) == 1 else f"{label} ({run.path.name})"
+        for label, run in zip(labels, runs, strict=True)
+    ]
+    charts = []
+    for key, words, log in CURVES:
+        series = [
+            plots.Series(name, _points(run, key), i) for i, (name, run) in enumerate(zip(names, runs, strict=True))
+        ]
+        charts.append(plots.line_chart(series, title, "batches seen", words, log=log))
+    return charts
 
 
 def _points(run: Run, key: str) -> list[tuple[float, float]]:
@@ -229,16 +294,17 @@ def exploration_section(inputs: Inputs, written: list[Table]) -> Section:
     if not families:
         return section
     section.text("How the score changes with the number n of copies that adapt before an update of the model.")
-    charts = []
+    charts: dict[str, list[Markup]] = {}
     for (family, setting, subset), members in families.items():
-        average = plots.Series("average", [(float(n), row.average) for n, row in members])
-        worst = plots.Series("worst", [(float(n), row.worst) for n, row in members if row.worst is not None])
-        title = f"{family}-n on {setting}, {SUBSETS[subset].lower()}"
-        charts.append(plots.line_chart([average, worst], title, "copies n", "score (%)", marks=True))
-    section.charts(charts)
+        if len(members) > 2:
+            average = plots.Series("average", [(float(n), row.average) for n, row in members])
+            worst = plots.Series("worst", [(float(n), row.worst) for n, row in members if row.worst is not None])
+            title = f"{family}-n on {setting}, {SUBSETS[subset].lower()}"
+            chart = plots.line_chart([average, worst], title, "copies n", "score (%)", marks=True)
+            charts.setdefault(setting, []).append(chart)
     table = tables.exploration_table(families)
     written.append(table)
-    section.table(table)
+    section.table(table, charts=charts)
     return section
 
 
@@ -271,9 +337,9 @@ def cost_section(inputs: Inputs, written: list[Table]) -> Section:
     if not table.rows:
         return section
     written.append(table)
-    charts = []
-    for setting in dict.fromkeys(result.setting for result in inputs.results):
-        rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    charts: dict[str, list[Markup]] = {}
+    for setting in _settings(inputs.results):
         for column, scale, words in COSTS:
             points = [
                 (str(row["method"]), cost / scale, average)
@@ -283,9 +349,9 @@ def cost_section(inputs: Inputs, written: list[Table]) -> Section:
                 and isinstance(average := row.get("average"), float)
             ]
             if len(points) > 1:
-                charts.append(plots.scatter(points, f"Average on {setting}", words, "score (%)"))
-    section.charts(charts)
-    section.table(table)
+                chart = plots.scatter(points, f"Average on {setting}", words, "score (%)")
+                charts.setdefault(setting, []).append(chart)
+    section.table(table, charts=charts)
     return section
 
 
@@ -314,13 +380,20 @@ def browser_section(browser: Mapping[str, Any]) -> Section:
 
 def provenance_section(inputs: Inputs) -> Section:
     section = Section("provenance", "Configuration and provenance")
-    for number, result in enumerate(inputs.results):
-        title = f"{result.method} on {result.setting}: {result.path}"
-        section.blocks.append({"kind": "details", "id": f"result-{number}", "title": title, "lists": _lists(result)})
-    for number, run in enumerate(inputs.runs):
-        lists = [("Training", _flat(run.config)), ("What it took", _flat(run.measured))]
-        title = f"Run of {run.label} on {run.config['setting']}: {run.path}"
-        section.blocks.append({"kind": "details", "id": f"run-{number}", "title": title, "lists": lists})
+    if inputs.results:
+        section.text("What is closed here is not printed.")
+    for setting, part in section.parts(_settings([*inputs.results, *inputs.runs]), first_open=False):
+        for number, result in enumerate(inputs.results):
+            if result.setting == setting:
+                title = f"{result.method} on {setting}: {result.path}"
+                part.blocks.append(
+                    {"kind": "source", "id": f"result-{number}", "title": title, "lists": _lists(result)}
+                )
+        for number, run in enumerate(inputs.runs):
+            if run.setting == setting:
+                lists = [("Training", _flat(run.config)), ("What it took", _flat(run.measured))]
+                title = f"Run of {run.label} on {setting}: {run.path}"
+                part.blocks.append({"kind": "source", "id": f"run-{number}", "title": title, "lists": lists})
     for source in sorted({row.source for row in inputs.published}):
         count = sum(row.source == source for row in inputs.published)
         section.text(f"{source}: {count} published numbers, taken as the table has them; they were not measured here.")

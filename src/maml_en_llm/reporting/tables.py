@@ -50,6 +50,8 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     digits: Mapping[str, int] = field(default_factory=dict)
+    long: bool = False
+    """Line by line what other tables sum up, such as every task: report.md has a link to it."""
 
     def text(self, column: int, cell: Cell) -> str:
         if isinstance(cell, float):
@@ -232,7 +234,7 @@ def summary_tables(rows: Sequence[Row]) -> list[Table]:
     columns = ("method", "setting", "subset", "average", "worst", "tasks", "examples", "source")
     ordered = sorted(rows, key=lambda r: (r.subset, setting_order(r.setting), method_order(r.method), r.source))
     lines_ = [(r.method, r.setting, r.subset, r.average, r.worst, r.tasks, r.examples, r.source) for r in ordered]
-    return [*tables, Table("numbers", "All numbers", "In percent.", columns, lines_)]
+    return [*tables, Table("numbers", "All numbers", "In percent.", columns, lines_, long=True)]
 
 
 def comparison_table(name: str, title: str, note: str, comparisons: Sequence[Comparison]) -> Table:
@@ -250,17 +252,26 @@ def ordered_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
     )
 
 
-def forgetting_table(subset: str, comparisons: Sequence[Comparison]) -> Table:
-    """The tasks where a meta-trained method is below the raw LM."""
+def forgetting_tables(subset: str, comparisons: Sequence[Comparison]) -> list[Table]:
+    """The tasks where a meta-trained method is below the raw LM: how many, and which."""
     against = [c for c in comparisons if c.baseline.removeprefix("Channel ") == "Raw LM"]
-    rows = [
-        (task, c.method, c.setting, difference, "yes" if task in c.below_in_every_seed else "no")
-        for c in against
-        for task, difference in c.below.items()
-    ]
+    counts: list[Sequence[Cell]] = []
+    losses: list[Sequence[Cell]] = []
+    for c in against:
+        worst, most = next(iter(c.below.items()), ("", None))
+        counts.append((c.method, c.setting, len(c.differences), len(c.below), len(c.below_in_every_seed), most, worst))
+        for task, loss in c.below.items():
+            losses.append((task, c.method, c.setting, loss, "yes" if task in c.below_in_every_seed else "no"))
+    if not losses:
+        return []
+    words = SUBSETS[subset].lower()
+    note = "Tasks below the raw LM: by the mean over seeds, and in every seed; the largest loss in percentage points."
+    columns = ("method", "setting", "tasks", "below", "in every seed", "largest loss", "on")
+    summed = Table(f"forgetting-{subset}", f"Forgetting: {words}", note, columns, counts)
     note = "Tasks whose mean over seeds is below the raw LM's, in percentage points."
-    columns = ("task", "method", "setting", "difference", "in every seed")
-    return Table(f"forgetting-{subset}", f"Forgetting: {SUBSETS[subset].lower()}", note, columns, rows)
+    columns_by_task = ("task", "method", "setting", "difference", "in every seed")
+    title = f"Forgetting by task: {words}"
+    return [summed, Table(f"forgetting-tasks-{subset}", title, note, columns_by_task, losses, long=True)]
 
 
 def task_table(setting: str, results: Sequence[Result]) -> Table:
@@ -275,7 +286,7 @@ def task_table(setting: str, results: Sequence[Result]) -> Table:
         rows.append((name, *scores, "yes" if name in unseen else ""))
     columns = ("task", *(result.method for result in here), "unseen domain")
     note = "Average over demonstration seeds, in percent."
-    return Table(f"tasks-{setting}", f"Tasks of {setting}", note, columns, rows)
+    return Table(f"tasks-{setting}", f"Tasks of {setting}", note, columns, rows, long=True)
 
 
 def seeds_table(subset: str, spreads: Sequence[SeedSpread]) -> Table:
@@ -305,12 +316,15 @@ def exploration(rows: Sequence[Row]) -> Families:
 
 
 def exploration_table(families: Families) -> Table:
-    cells = [
-        (f"{family}-n", setting, subset, copies, row.average, row.worst)
-        for (family, setting, subset), members in families.items()
-        for copies, row in members
-    ]
-    columns = ("family", "setting", "subset", "n", "average", "worst")
+    numbers = sorted({copies for members in families.values() for copies, _ in members})
+    cells: list[Sequence[Cell]] = []
+    for (family, setting, subset), members in families.items():
+        rows = dict(members)
+        averages = [rows[n].average if n in rows else None for n in numbers]
+        worst = [rows[n].worst if n in rows else None for n in numbers]
+        cells.append((f"{family}-n", setting, subset, *averages, *worst))
+    figures = [f"{words}, n = {n}" for words in ("average", "worst") for n in numbers]
+    columns = ("family", "setting", "subset", *figures)
     return Table("exploration", "Numbers of copies", "Score in percent by the number n of copies.", columns, cells)
 
 
@@ -340,4 +354,5 @@ def adaptation_tasks_table(comparisons: Sequence[Comparison], results: Sequence[
             before, after = (100 * float(e["average"]) for e in (entry["before"], entry))
             rows.append((task, c.method, c.setting, before, after, change))
     columns = ("task", "method", "setting", "before", "after", "difference")
-    return Table("adaptation-tasks", "Adaptation by task", "Average over seeds, in percent.", columns, rows)
+    note = "Average over seeds, in percent."
+    return Table("adaptation-tasks", "Adaptation by task", note, columns, rows, long=True)
