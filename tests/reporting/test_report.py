@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import Markup
 
 from builders import evaluate_config, line, make_collection, write_lines, write_results, write_setting
 from maml_en_llm.evaluation.protocol import evaluate
 from maml_en_llm.reporting import plots
 from maml_en_llm.reporting.report import report
+from maml_en_llm.reporting.sections import Section
+from maml_en_llm.reporting.tables import Table
 
 HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
 
@@ -91,7 +94,7 @@ def test_tasks_that_are_all_of_unseen_domains_are_shown_once(tmp_path: Path) -> 
     page = report([tmp_path / "in", tmp_path / "paper.csv"], tmp_path / "out")
     text, names = page.read_text(), {path.stem for path in (tmp_path / "out" / "tables").iterdir()}
     assert "Every target task that was scored is in an unseen domain" in text
-    assert "paper has no column `subset`" in text  # and stands beside what was measured
+    assert "paper does not say which tasks its numbers are of" in text  # and stands beside what was measured
     assert not {"summary-test", "comparisons-test", "forgetting-test"} & names
     assert {"summary-unseen_domain_test", "comparisons-unseen_domain_test"} <= names
     with (tmp_path / "out" / "tables" / "numbers.csv").open() as file:
@@ -123,6 +126,18 @@ def test_the_tables_are_files_too(page: Path) -> None:
         (adapted,) = csv.DictReader(file)
     assert (adapted["method"], adapted["baseline"]) == ("MAML-2-1 + adaptation", "MAML-2-1")
     assert float(adapted["difference"]) == pytest.approx(5.0)
+    with (folder / "forgetting-test.csv").open() as file:
+        lost = {r["method"]: r for r in csv.DictReader(file)}
+    with (folder / "forgetting-tasks-test.csv").open() as file:
+        by_task = [(r["method"], float(r["difference"]), r["task"]) for r in csv.DictReader(file)]
+    assert by_task
+    for method, row in lost.items():
+        own = [(difference, task) for name, difference, task in by_task if name == method]
+        assert int(row["below"]) == len(own)
+        assert (float(row["largest loss"]), row["on"]) == min(own)
+    with (folder / "exploration.csv").open() as file:
+        (explored, *_) = csv.DictReader(file)
+    assert (explored["family"], float(explored["average, n = 4"])) == ("MAML-2-n", pytest.approx((15 + 27.5) / 2))
     names = {path.stem for path in folder.glob("*.csv")}
     assert names == {path.stem for path in folder.glob("*.tex")} == {path.stem for path in folder.glob("*.md")}
     assert {"summary-test", "seeds-test", "tasks-traps", "exploration", "cost", "data-targets"} <= names
@@ -130,6 +145,7 @@ def test_the_tables_are_files_too(page: Path) -> None:
     markdown = page.with_suffix(".md").read_text()
     assert "| MetaICL [paper] | 12.34 / 5.67 |" in markdown
     assert "## Forgetting: all target tasks" in markdown
+    assert "- [Tasks of traps](tables/tasks-traps.md), 2 lines" in markdown
     assert "## Not read" in markdown
 
 
@@ -217,6 +233,30 @@ def test_curves_skip_what_is_no_number_and_thin_what_is_too_much() -> None:
     assert plots.thinned([(1.0, nan), (2.0, 5.0), (nan, 1.0), (3.0, float("inf"))]) == [(2.0, 5.0)]
     assert plots.thinned([(float(i), float(i)) for i in range(8)], most=4) == [(i, i) for i in (0.5, 2.5, 4.5, 6.5)]
     assert not plots.line_chart([plots.Series("a", [(1.0, nan)])], "t", "x", "y")
+
+
+def test_a_long_table_has_a_part_for_each_setting() -> None:
+    rows = [(f"method {i}", "one" if i % 2 else "other", float(i)) for i in range(30)]
+    section, short = Section("s", "S"), Section("s", "S")
+    drawings = {"drawn": [Markup(i) for i in range(30)]}
+    section.table(Table("t", "T", "note", ("method", "setting", "score"), rows), extra=drawings)
+    other, one = (block["part"] for block in section.blocks if block["kind"] == "part")
+    assert (other.title, one.title) == ("other", "one")
+    (table,) = one.blocks
+    assert [column["name"] for column in table["columns"]] == ["method", "score"]
+    assert [[cell["value"] for cell in row] for row in table["rows"]] == [
+        [m, s] for m, name, s in rows if name == "one"
+    ]
+    assert table["drawn"] == {"drawn": [str(i) for i in range(1, 30, 2)]}
+    short.table(Table("t", "T", "note", ("method", "setting", "score"), rows[:24]))
+    assert [block["kind"] for block in short.blocks] == ["heading", "text", "table", "files"]
+
+
+def test_a_logarithmic_chart_has_powers_of_ten_and_leaves_out_what_has_no_logarithm() -> None:
+    points = [(1.0, 2.0), (2.0, 0.0), (3.0, 0.02), (4.0, -1.0)]
+    chart = plots.line_chart([plots.Series("a", points)], "t", "x", "y", log=True)
+    assert re.findall(r'text-anchor="end">([0-9.]+)<', chart)[:4] == ["0.01", "0.1", "1", "10"]
+    assert len(re.findall(r"<path class=\"mark", chart)) == 2
 
 
 # In a real browser
@@ -326,6 +366,22 @@ def test_a_number_leads_to_where_it_is_from(opened: Open) -> None:
     time.sleep(0.1)  # the page hears of the new address a moment later
     script = "const d = document.getElementById(arguments[0]); return [d.open, d.textContent.includes('sha256')]"
     assert browser.execute_script(script, target) == [True, True]
+
+
+def test_parts_open_for_a_link_and_for_printing(chromium: Any, tmp_path: Path) -> None:
+    for setting in ("one", "other"):
+        write_results(tmp_path / "in" / f"{setting}.json", "MetaICL", {"t": [0.1, 0.2]}, setting=setting)
+    chromium.get(report([tmp_path / "in"], tmp_path / "out").as_uri())
+    opened = """return ["part", "source"].map(kind =>
+        [...document.querySelectorAll("#provenance details." + kind)].map(part => part.open))"""
+    assert chromium.execute_script(opened) == [[False, False], [False, False]]
+    chromium.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert chromium.execute_script(opened) == [[True, True], [False, False]]  # configurations stay as they are
+    chromium.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert chromium.execute_script(opened) == [[False, False], [False, False]]
+    chromium.execute_script("document.querySelector('#summary td a').click()")
+    time.sleep(0.1)
+    assert chromium.execute_script(opened) == [[True, False], [True, False]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -150,6 +150,18 @@ class Inputs:
         whole = [result for result in self.results if not result.adaptation]
         return [row for result in whole for row in result.rows if row.subset in shown]
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on which tasks the numbers are of."""
+        found = [
+            f"{source} does not say which tasks its numbers are of (it has no column subset); they are taken to be of "
+            "those that were scored here."
+            for source in self.assumed
+        ]
+        if self.results and "test" not in subsets_of(self.results):
+            found.insert(0, "Every target task that was scored is in an unseen domain, so there is one set of numbers.")
+        return found
+
 
 def subsets_of(results: Sequence[Result]) -> dict[str, list[Result]]:
     """The subsets of target tasks that a report shows, each with the results that were scored on it.

@@ -29,7 +29,7 @@ def report(results: Sequence[Path], output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     _write_tables(output / "tables", page.tables)
     shown = [table for table in page.tables if not table.name.startswith("summary-")]
-    text = markdown(rows) + "".join(table.markdown() for table in shown if not table.long)
+    text = markdown(rows, inputs.notes) + "".join(table.markdown() for table in shown if not table.long)
     if long := [table for table in shown if table.long]:
         text += "\n## Line by line\n\n"
         text += "".join(f"- [{t.title}](tables/{t.name}.md), {len(t.rows)} lines\n" for t in long)

@@ -14,7 +14,7 @@ from . import plots, tables
 from .browser import Predictions
 from .cost import cost_table
 from .datasheet import data_tables
-from .reading import SUBSETS, Inputs, Result, Row, Run, not_read_lines, subsets_of
+from .reading import SUBSETS, Inputs, Result, Row, Run, not_read_lines
 from .statistics import LEVEL, RESAMPLES, SIGN_PATTERNS, Comparison, adaptations, seed_spread
 from .tables import Table
 
@@ -107,15 +107,7 @@ def summary_section(inputs: Inputs, written: list[Table]) -> Section:
         "Macro-F1 or accuracy in percent, mean over tasks: the average over demonstration seeds, and the worst. "
         "A number leads to where it is from."
     )
-    if inputs.results and "test" not in subsets_of(inputs.results):
-        section.text(
-            "Every target task that was scored is in an unseen domain; all target tasks would give the same numbers."
-        )
-    for source in inputs.assumed:
-        section.text(
-            f"{source} has no column `subset`, which would say what tasks its numbers are of; they are taken to be of "
-            "those that were scored here."
-        )
+    section.text(*inputs.notes)
     sources = {(result.method, result.setting): i for i, result in enumerate(inputs.results)}
     for subset in tables.subsets(rows):
         here = [row for row in rows if row.subset == subset]
@@ -158,7 +150,9 @@ def comparisons_section(compared: Mapping[str, Sequence[Comparison]], written: l
     for subset, found in compared.items():
         if found:
             note = f"{len(found)} comparisons, corrected together. Percentage points, method minus baseline."
-            table = tables.comparison_table(f"comparisons-{subset}", SUBSETS[subset], note, found)
+            table = tables.comparison_table(
+                f"comparisons-{subset}", f"Comparisons: {SUBSETS[subset].lower()}", note, found
+            )
             written.append(table)
             section.table(table, extra={"difference and interval": _intervals(found)})
     if section.blocks:

@@ -211,9 +211,10 @@ def own(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if not row.source or len(sources) == 1]
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     parts = [
-        "# Results\n\nMacro-F1 or accuracy in percent, average / worst over demonstration seeds, mean over tasks.\n"
+        "# Results\n\nMacro-F1 or accuracy in percent, average / worst over demonstration seeds, mean over tasks.\n",
+        *(f"\n{note}\n" for note in notes),
     ]
     for subset in subsets(rows):
         header, lines = grid(rows, subset)
