@@ -18,7 +18,7 @@ from builders import evaluate_config, line, make_collection, write_lines, write_
 from maml_en_llm.evaluation.protocol import evaluate
 from maml_en_llm.reporting import plots
 from maml_en_llm.reporting.report import report
-from maml_en_llm.reporting.sections import Section
+from maml_en_llm.reporting.section import Section
 from maml_en_llm.reporting.tables import Table
 
 HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"

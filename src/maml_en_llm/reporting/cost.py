@@ -17,7 +17,7 @@ NOTE = (
     "that training started from had cost is not in it. of MetaICL's: s / batch relative to MetaICL's of the same "
     "setting and direction on the same hardware. weights held: by the paper's analysis, beside activations, where S is "
     "the size of the weights that are trained, as float32: (n + 2) S for n explored copies (the copies, the model and "
-    "the meta-gradient), for other methods 2 S (the model and its gradient)."
+    "the meta-gradient), for other methods 2 S (the model and its gradient). hardware: of training / of evaluation."
 )
 
 
@@ -57,8 +57,9 @@ def cost_table(inputs: Inputs) -> Table:
             "weights held (GB)": analysed_memory(result),
             "evaluation (s)": _float(evaluation.get("wall_seconds", result.record.get("seconds"))),
             "evaluation peak (GB)": _gigabytes(evaluation.get("peak_memory_bytes")),
-            "training on": str(measured.get("hardware") or ""),
-            "evaluation on": str(evaluation.get("hardware") or ""),
+            "hardware": " / ".join(
+                dict.fromkeys(str(m["hardware"]) for m in (measured, evaluation) if m.get("hardware"))
+            ),
         }
         rows.append(row)
     columns = list(rows[0]) if rows else []

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from . import sections, tables
 from .browser import Predictions
 from .reading import Inputs, subsets_of
-from .sections import Section
+from .section import Section
 from .statistics import comparisons
 from .tables import Table
 

@@ -280,14 +280,15 @@ def task_table(setting: str, results: Sequence[Result]) -> Table:
     here = [result for result in results if result.setting == setting]
     names = list(dict.fromkeys(name for result in here for name in result.tasks()))
     unseen = {name for result in here for name in result.tasks("unseen_domain_test")}
+    marked = unseen if unseen != set(names) else set()
     rows: list[Sequence[Cell]] = []
     for name in sorted(names):
         entries = [result.tasks().get(name) for result in here]
         scores = [100 * float(entry["average"]) if entry else None for entry in entries]
-        rows.append((name, *scores, "yes" if name in unseen else ""))
+        rows.append((name, *scores, "yes" if name in marked else ""))
     columns = ("task", *(result.method for result in here), "unseen domain")
     note = "Average over demonstration seeds, in percent."
-    return Table(f"tasks-{setting}", f"Tasks of {setting}", note, columns, rows, long=True)
+    return Table(f"tasks-{setting}", f"Tasks of {setting}", note, columns, rows, long=True).without_empty_columns()
 
 
 def seeds_table(subset: str, spreads: Sequence[SeedSpread]) -> Table:
