@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import signal
@@ -101,9 +102,15 @@ def test_rows_are_trained_scored_and_reported_once(reproduction: Reproduction) -
     trained = json.loads((reproduction.run("table2a", "metaicl") / "run.json").read_text())
     assert trained.keys() == measured
     assert all(record["wall_seconds"] > 0 and record["peak_memory_bytes"] > 1e6 for record in (trained, results["run"]))
-    details = (report.parent / "details.md").read_text()
-    assert "| small | metaicl | 8 |" in details
-    assert "| small | Channel MAML-2-1 | 13 |" in details
+    with (report.parent / "tables" / "cost.csv").open() as file:
+        costs = {row["method"]: row for row in csv.DictReader(file)}
+    assert [costs[label]["batches"] for label in labels] == ["", "8", "8"]
+    metaicl, maml = (float(costs[label]["weights held (GB)"]) for label in labels[1:])
+    assert maml / metaicl == pytest.approx(3 / 2)
+    weights = reproduction.run("table2a", "metaicl") / "model" / "model.safetensors"
+    assert metaicl == pytest.approx(2 * weights.stat().st_size / 1e9, rel=0.05)
+    assert costs["MetaICL"]["of MetaICL's"] == "1.0"
+    assert costs["Channel MAML-2-1"]["of MetaICL's"] == ""  # of the other direction
 
     before = reproduction.state()
     assert reproduction("table2a", "--rows", ",".join(rows)) == 0
@@ -224,7 +231,12 @@ def test_tables_share_trained_models(reproduction: Reproduction) -> None:
     assert (paper["label"], paper["adaptation"]["lr"]) == ("MetaICL + adaptation", 1e-7)
     assert (chosen["label"], chosen["adaptation"]["lr"]) == ("MetaICL + adaptation, lr 1e-05", 1e-5)
     assert paper["tasks"]["choice"]["before"] == chosen["tasks"]["choice"]["before"]
-    assert "Before and after adaptation" in (reproduction.output / "table4" / "report" / "details.md").read_text()
+    with (reproduction.output / "table4" / "report" / "tables" / "adaptation-scores.csv").open() as file:
+        before_and_after = {row["method"]: row for row in csv.DictReader(file)}
+    assert before_and_after.keys() == {"MetaICL + adaptation", "MetaICL + adaptation, lr 1e-05"}
+    row = before_and_after["MetaICL + adaptation"]
+    assert float(row["average before"]) == 100 * paper["adaptation"]["before"]["unseen_domain_test"]["average"]
+    assert float(row["worst after"]) == 100 * paper["summary"]["unseen_domain_test"]["worst"]
     assert reproduction.results("table6", "maml-2-1")["config"]["split"] == "validation"
     assert set(reproduction.results("table3a", "metaicl")["tasks"]) == {"mood", "choice"}
 

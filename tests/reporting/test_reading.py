@@ -32,7 +32,7 @@ def test_a_folder_gives_its_results_and_runs_wherever_they_are(tmp_path: Path) -
     (tmp_path / "deep" / "a.predictions.jsonl").write_text("{}\n")
     found = read_inputs([tmp_path, tmp_path / "deep" / "er" / "a.json", tmp_path / "deep"])  # each once
     assert [result.method for result in found.results] == ["MetaICL"]
-    assert [(run.label, run.measured) for run in found.runs] == [("metaicl", {"wall_seconds": 12})]
+    assert [(run.label, run.measured) for run in found.runs] == [("MetaICL", {"wall_seconds": 12})]
     assert complaints(found) == f"{tmp_path / 'deep'}: no results file and no run directory in it that is not read yet"
 
 

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import Markup
 
 from builders import evaluate_config, line, make_collection, write_lines, write_results, write_setting
 from maml_en_llm.evaluation.protocol import demonstration_pool, evaluate, scored_examples
 from maml_en_llm.reporting import plots
 from maml_en_llm.reporting.report import report
+from maml_en_llm.reporting.section import Section
+from maml_en_llm.reporting.tables import Table
 from maml_en_llm.tasks.collection import load_collection
 
 HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
@@ -48,7 +51,8 @@ def inputs(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     write_results(results / "metaicl.json", "MetaICL", tasks, method="metaicl", **model)
     after = write_results(results / "after.json", "MAML-2-1", tasks, method="maml-en-llm", **model)
     record = json.loads(after.read_text())
-    record["adaptation"] = {"steps": 16, "lr": 1e-7, "adapted_from": "MAML-2-1"}
+    record["label"] = "MAML-2-1 + adaptation"
+    record["adaptation"] = {"steps": 16, "lr": 1e-7, "adapted_from": "some/folder", "before": record["summary"]}
     for entry in record["tasks"].values():
         entry["before"] = entry | {"scores": {seed: score - 0.05 for seed, score in entry["scores"].items()}}
     after.write_text(json.dumps(record))
@@ -69,7 +73,7 @@ def test_every_section_that_has_something_to_show(page: Path) -> None:
         *("Summary", "Comparisons", "Forgetting", "Tasks", "Demonstration seeds", "Learning curves", "Exploration"),
         *("Adaptation", "Cost against score", "Data", "Single predictions", "Configuration and provenance", "Not read"),
     ]
-    for words in ("12.34", "5.67", "MAML-2-1, adapted (16 steps, lr 1e-07)", "support loss", "cut.json:1: not valid"):
+    for words in ("12.34", "5.67", "MAML-2-1 + adaptation", "support loss", "cut.json:1: not valid"):
         assert words in text
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", text)  # nothing from elsewhere
 
@@ -81,6 +85,24 @@ def test_sections_without_content_are_left_out(tmp_path: Path) -> None:
         *("Summary", "Tasks", "Cost against score", "Data", "Configuration and provenance", "Not read")
     ]
     assert "a.predictions.jsonl: the predictions are missing" in text
+
+
+def test_tasks_that_are_all_of_unseen_domains_are_shown_once(tmp_path: Path) -> None:
+    tasks = {"one": [0.1, 0.2], "other": [0.3, 0.4]}
+    for label, method in (("Raw LM", ""), ("MetaICL", "metaicl"), ("MAML-2-1", "maml-en-llm")):
+        write_results(tmp_path / "in" / f"{label}.json", label, tasks, method=method, unseen=list(tasks))
+    (tmp_path / "paper.csv").write_text("method,setting,average,worst\nMetaICL,small,12.34,5.67\n")
+    page = report([tmp_path / "in", tmp_path / "paper.csv"], tmp_path / "out")
+    text, names = page.read_text(), {path.stem for path in (tmp_path / "out" / "tables").iterdir()}
+    assert "Every target task that was scored is in an unseen domain" in text
+    assert "paper does not say which tasks its numbers are of" in text  # and stands beside what was measured
+    assert not {"summary-test", "comparisons-test", "forgetting-test"} & names
+    assert {"summary-unseen_domain_test", "comparisons-unseen_domain_test"} <= names
+    with (tmp_path / "out" / "tables" / "numbers.csv").open() as file:
+        assert {row["subset"] for row in csv.DictReader(file)} == {"unseen_domain_test"}
+    write_results(tmp_path / "in" / "more.json", "MetaICL", tasks, setting="other", unseen=["one"])
+    both = report([tmp_path / "in"], tmp_path / "out").parent / "tables"
+    assert {"summary-test", "summary-unseen_domain_test"} <= {path.stem for path in both.iterdir()}
 
 
 def test_runs_alone_give_their_learning_curves(inputs: Path, tmp_path: Path) -> None:
@@ -102,14 +124,29 @@ def test_the_tables_are_files_too(page: Path) -> None:
     }
     assert float(rows["MAML-2-1", "MetaICL"]["difference"]) == 0.0
     with (folder / "adaptation.csv").open() as file:
-        assert [float(r["difference"]) for r in csv.DictReader(file)] == pytest.approx([5.0])
+        (adapted,) = csv.DictReader(file)
+    assert (adapted["method"], adapted["baseline"]) == ("MAML-2-1 + adaptation", "MAML-2-1")
+    assert float(adapted["difference"]) == pytest.approx(5.0)
+    with (folder / "forgetting-test.csv").open() as file:
+        lost = {r["method"]: r for r in csv.DictReader(file)}
+    with (folder / "forgetting-tasks-test.csv").open() as file:
+        by_task = [(r["method"], float(r["difference"]), r["task"]) for r in csv.DictReader(file)]
+    assert by_task
+    for method, row in lost.items():
+        own = [(difference, task) for name, difference, task in by_task if name == method]
+        assert int(row["below"]) == len(own)
+        assert (float(row["largest loss"]), row["on"]) == min(own)
+    with (folder / "exploration.csv").open() as file:
+        (explored, *_) = csv.DictReader(file)
+    assert (explored["family"], float(explored["average, n = 4"])) == ("MAML-2-n", pytest.approx((15 + 27.5) / 2))
     names = {path.stem for path in folder.glob("*.csv")}
-    assert names == {path.stem for path in folder.glob("*.tex")}
+    assert names == {path.stem for path in folder.glob("*.tex")} == {path.stem for path in folder.glob("*.md")}
     assert {"summary-test", "seeds-test", "tasks-traps", "exploration", "cost", "data-targets"} <= names
     assert all("\\toprule" in path.read_text() for path in folder.glob("*.tex"))
     markdown = page.with_suffix(".md").read_text()
     assert "| MetaICL [paper] | 12.34 / 5.67 |" in markdown
     assert "## Forgetting: all target tasks" in markdown
+    assert "- [Tasks of traps](tables/tasks-traps.md), 2 lines" in markdown
     assert "## Not read" in markdown
 
 
@@ -221,6 +258,30 @@ def test_curves_skip_what_is_no_number_and_thin_what_is_too_much() -> None:
     assert not plots.line_chart([plots.Series("a", [(1.0, nan)])], "t", "x", "y")
 
 
+def test_a_long_table_has_a_part_for_each_setting() -> None:
+    rows = [(f"method {i}", "one" if i % 2 else "other", float(i)) for i in range(30)]
+    section, short = Section("s", "S"), Section("s", "S")
+    drawings = {"drawn": [Markup(i) for i in range(30)]}
+    section.table(Table("t", "T", "note", ("method", "setting", "score"), rows), extra=drawings)
+    other, one = (block["part"] for block in section.blocks if block["kind"] == "part")
+    assert (other.title, one.title) == ("other", "one")
+    (table,) = one.blocks
+    assert [column["name"] for column in table["columns"]] == ["method", "score"]
+    assert [[cell["value"] for cell in row] for row in table["rows"]] == [
+        [m, s] for m, name, s in rows if name == "one"
+    ]
+    assert table["drawn"] == {"drawn": [str(i) for i in range(1, 30, 2)]}
+    short.table(Table("t", "T", "note", ("method", "setting", "score"), rows[:24]))
+    assert [block["kind"] for block in short.blocks] == ["heading", "text", "table", "files"]
+
+
+def test_a_logarithmic_chart_has_powers_of_ten_and_leaves_out_what_has_no_logarithm() -> None:
+    points = [(1.0, 2.0), (2.0, 0.0), (3.0, 0.02), (4.0, -1.0)]
+    chart = plots.line_chart([plots.Series("a", points)], "t", "x", "y", log=True)
+    assert re.findall(r'text-anchor="end">([0-9.]+)<', chart)[:4] == ["0.01", "0.1", "1", "10"]
+    assert len(re.findall(r"<path class=\"mark", chart)) == 2
+
+
 # In a real browser
 
 
@@ -328,6 +389,22 @@ def test_a_number_leads_to_where_it_is_from(opened: Open) -> None:
     time.sleep(0.1)  # the page hears of the new address a moment later
     script = "const d = document.getElementById(arguments[0]); return [d.open, d.textContent.includes('sha256')]"
     assert browser.execute_script(script, target) == [True, True]
+
+
+def test_parts_open_for_a_link_and_for_printing(chromium: Any, tmp_path: Path) -> None:
+    for setting in ("one", "other"):
+        write_results(tmp_path / "in" / f"{setting}.json", "MetaICL", {"t": [0.1, 0.2]}, setting=setting)
+    chromium.get(report([tmp_path / "in"], tmp_path / "out").as_uri())
+    opened = """return ["part", "source"].map(kind =>
+        [...document.querySelectorAll("#provenance details." + kind)].map(part => part.open))"""
+    assert chromium.execute_script(opened) == [[False, False], [False, False]]
+    chromium.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert chromium.execute_script(opened) == [[True, True], [False, False]]  # configurations stay as they are
+    chromium.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert chromium.execute_script(opened) == [[False, False], [False, False]]
+    chromium.execute_script("document.querySelector('#summary td a').click()")
+    time.sleep(0.1)
+    assert chromium.execute_script(opened) == [[True, False], [True, False]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -2,7 +2,7 @@
 
 OUTPUT/TABLE/runs/SETTING/ROW/           run directories of `train`
 OUTPUT/TABLE/results/SETTING/ROW.json    results of `evaluate` or `adapt`
-OUTPUT/TABLE/report/                     the report, and details.md
+OUTPUT/TABLE/report/                     the report
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from typing import Any
 from ..config import AdaptConfig, TrainConfig, read_yaml
 from ..evaluation.adaptation import adapt
 from ..evaluation.protocol import evaluate, target_data_hash
-from ..files import read_json, write_text
+from ..files import read_json
 from ..progress import console
 from ..reporting.report import report
 from ..tasks.collection import Collection, load_collection
 from ..training.loop import train, training_data_hash
 from ..training.model_card import read_provenance
 from ..training.record import config_hash, trained_identity
-from .details import details
 from .locks import lock, owner
 from .rows import Overrides, Row, read_overrides, read_table, rows_of
 
@@ -194,7 +193,7 @@ class Set:
         return owner(path if path.exists() or row.train is None else _beside(row.train.output, ".lock"))
 
     def report(self) -> Path | None:
-        """The report of the finished rows; details.md stands beside it."""
+        """The report of the finished rows."""
         finished = [row for row in self.rows if self.is_scored(row)]
         if not finished:
             return None
@@ -203,9 +202,7 @@ class Set:
                 if ours:
                     runs = dict.fromkeys(row.train.output for row in finished if row.train is not None)
                     there = [run for run in runs if run.is_dir()]
-                    path = report([*(row.score.output for row in finished), *there], self.folder / "report")
-                    write_text(path.parent / "details.md", details(finished))
-                    return path
+                    return report([*(row.score.output for row in finished), *there], self.folder / "report")
             time.sleep(0.5)
         return self.folder / "report"
 

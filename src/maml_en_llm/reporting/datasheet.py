@@ -34,7 +34,7 @@ def data_tables(results: Sequence[Result], predictions: Predictions) -> list[Tab
         rows.append((*scored, _labels(predictions.labels(name)), *_splits(numbers.get(name))))
     columns = ("task", "side", "kind", "metric", "examples scored", "gold labels", *SPLIT_COLUMNS)
     note = f"What was scored. {known}{gone}"
-    target_table = Table("data-targets", "Target tasks", note, columns, rows).without_empty_columns()
+    target_table = Table("data-targets", "Target tasks", note, columns, rows, long=True).without_empty_columns()
 
     rows = []
     for name, (_, methods) in sorted(training.items()):
@@ -43,7 +43,8 @@ def data_tables(results: Sequence[Result], predictions: Predictions) -> list[Tab
         rows.append((name, found.kind if found else "", len(methods), labels, *_splits(found)))
     seen = ("task", "kind", "methods", "train labels", *SPLIT_COLUMNS)
     note = f"What the models among the results were trained on; methods: how many of them saw the task. {known}{gone}"
-    return [target_table, Table("data-training", "Training tasks", note, seen, rows).without_empty_columns()]
+    training_table = Table("data-training", "Training tasks", note, seen, rows, long=True)
+    return [target_table, training_table.without_empty_columns()]
 
 
 SPLIT_COLUMNS = ("train", "dev", "test", "options", "median characters")

@@ -9,8 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from . import sections, tables
 from .browser import Predictions
-from .reading import SUBSETS, Inputs
-from .sections import Section
+from .reading import Inputs, subsets_of
+from .section import Section
 from .statistics import comparisons
 from .tables import Table
 
@@ -18,7 +18,7 @@ from .tables import Table
 @dataclass
 class Page:
     sections: list[Section]
-    tables: list[Table]  # what is written as CSV and LaTeX too
+    tables: list[Table]  # what is written as files too
     browser: dict[str, Any]  # data of the predictions' browser
     facts: str  # one line below the title
 
@@ -29,7 +29,10 @@ def build(inputs: Inputs) -> Page:
     written: list[Table] = []
     predictions = Predictions(inputs)
     browser = predictions.data()
-    compared = {subset: tables.ordered_comparisons(comparisons(inputs.results, subset)) for subset in SUBSETS}
+    compared = {
+        subset: tables.ordered_comparisons(comparisons(scored, subset))
+        for subset, scored in subsets_of(inputs.results).items()
+    }
     found = [
         sections.summary_section(inputs, written),
         sections.comparisons_section(compared, written),

@@ -6,14 +6,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 360, 224
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 38
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3", "10 4")
-MOST_POINTS = 240
+MOST_POINTS = 60
+FEW_POINTS = 8  # are marked
 
 # Equally spaced colours of cividis (Nunez, Anderton and Renslow 2018), a ramp for all kinds of colour vision.
 CIVIDIS = ("00224e", "123570", "3b496c", "575d6d", "707173", "8a8678", "a59c74", "c3b369", "e1cc55", "fee838")
@@ -23,6 +24,8 @@ CIVIDIS = ("00224e", "123570", "3b496c", "575d6d", "707173", "8a8678", "a59c74",
 class Series:
     name: str
     points: Sequence[tuple[float, float]]
+    style: int | None = None
+    """Number of its colour and dashes, to be the same in several charts; by default its place in the chart."""
 
 
 def cividis(share: float) -> tuple[int, int, int]:
@@ -73,14 +76,21 @@ def _number(value: float) -> str:
     return f"{value:,.10g}"
 
 
-def _frame(xs: Sequence[float], ys: Sequence[float], x_label: str) -> tuple[list[float], list[float], str]:
-    """Ticks of both axes, and the axes as SVG."""
-    x_ticks, y_ticks = (ticks(min(v), max(v)) for v in (xs, ys))
+def _frame(
+    xs: Sequence[float], ys: Sequence[float], x_label: str, log: bool = False
+) -> tuple[list[float], list[float], str]:
+    """Ticks of both axes, and the axes as SVG; log: ys are powers of ten, and whole ones are ticks."""
+    x_ticks, y_ticks = ticks(min(xs), max(xs), most=6), ticks(min(ys), max(ys))
+    if log:
+        y_ticks = [
+            float(power) for power in range(math.floor(min(ys)), max(math.ceil(max(ys)), math.floor(min(ys)) + 1) + 1)
+        ]
     parts = []
     for value in y_ticks:
+        text = _number(10**value if log else value)
         y = _place(value, y_ticks, HEIGHT - BOTTOM, TOP)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text class="axis" x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{_number(value)}</text>')
+        parts.append(f'<text class="axis" x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{text}</text>')
     for value in x_ticks:
         x = _place(value, x_ticks, LEFT, WIDTH - RIGHT)
         anchor = "end" if value == x_ticks[-1] else "middle"
@@ -108,22 +118,30 @@ def _mark(index: int, x: float, y: float) -> str:
     return f'<path class="mark c{index % 6}" d="{shapes[index % 4]}"/>'
 
 
-def line_chart(series: Sequence[Series], title: str, x_label: str, y_label: str, marks: bool = False) -> Markup:
-    """A chart of lines with its legend; empty when no point is finite."""
-    thin = [Series(s.name, points) for s in series if (points := thinned(s.points))]
+def line_chart(
+    series: Sequence[Series], title: str, x_label: str, y_label: str, marks: bool = False, log: bool = False
+) -> Markup:
+    """A chart of lines with its legend; empty when no point is finite. log: of a positive y, on a logarithmic scale."""
+    thin = [
+        (index if s.style is None else s.style, replace(s, points=points))
+        for index, s in enumerate(series)
+        if (points := thinned([(x, y) for x, y in s.points if not log or y > 0]))
+    ]
     if not thin:
         return Markup("")
-    xs, ys = ([point[i] for s in thin for point in s.points] for i in (0, 1))
-    x_ticks, y_ticks, frame = _frame(xs, ys, x_label)
+    if log:
+        thin = [(index, replace(s, points=[(x, math.log10(y)) for x, y in s.points])) for index, s in thin]
+    xs, ys = ([point[i] for _, s in thin for point in s.points] for i in (0, 1))
+    x_ticks, y_ticks, frame = _frame(xs, ys, x_label, log)
     lines, legend = [], []
-    for index, s in enumerate(thin):
+    for index, s in thin:
         places = [
             (_place(x, x_ticks, LEFT, WIDTH - RIGHT), _place(y, y_ticks, HEIGHT - BOTTOM, TOP)) for x, y in s.points
         ]
         path = " ".join(f"{x},{y}" for x, y in places)
         dash = f' stroke-dasharray="{DASHES[index % 6]}"' if DASHES[index % 6] else ""
         lines.append(f'<polyline class="line c{index % 6}"{dash} points="{path}"/>')
-        lines += [_mark(index, x, y) for x, y in places] if marks or len(places) == 1 else []
+        lines += [_mark(index, x, y) for x, y in places] if marks or len(places) <= FEW_POINTS else []
         sample = f'<path class="line c{index % 6}"{dash} d="M0 5H28"/>'
         legend.append(
             f'<span><svg class="key" viewBox="0 0 28 10" aria-hidden="true">{sample}</svg>{escape(s.name)}</span>'

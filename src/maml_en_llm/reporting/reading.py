@@ -20,7 +20,7 @@ import yaml
 
 from ..evaluation.protocol import RESULTS_FORMAT
 from ..files import read_json
-from ..training.model_card import PROVENANCE
+from ..training.model_card import PROVENANCE, method_label
 
 SUBSETS = {"unseen_domain_test": "Target tasks in unseen domains", "test": "All target tasks"}
 NOT_SEARCHED = ("model", "checkpoints")  # large, and no results in them
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """One results file. `method` is its label; adapted models are told from those that they come from."""
+    """One results file. `method` is its label."""
 
     path: Path
     record: Mapping[str, Any]
@@ -55,6 +55,8 @@ class Result:
     """SHA-256 of the file."""
     method: str
     rows: tuple[Row, ...]
+    before: tuple[Row, ...] = ()
+    """Of an adapted model: the same rows before adaptation, under the label of the model that was adapted."""
 
     @property
     def setting(self) -> str:
@@ -117,8 +119,18 @@ class Run:
         return read_json(self.path / "model" / PROVENANCE)
 
     @property
+    def setting(self) -> str:
+        return str(self.config["setting"])
+
+    @property
     def label(self) -> str:
-        return str(self.record.get("label") or self.config.get("method"))
+        if label := self.record.get("label"):
+            return str(label)
+        method, direction = str(self.config["method"]), str(self.config.get("direction"))
+        try:
+            return method_label(method, direction, 1, dict(self.config))
+        except KeyError:  # of an incomplete configuration
+            return method
 
 
 @dataclass
@@ -128,10 +140,38 @@ class Inputs:
     runs: list[Run] = field(default_factory=list)
     not_read: list[tuple[Path, str]] = field(default_factory=list)
 
+    assumed: list[str] = field(default_factory=list)
+    """Tables that do not say which tasks their numbers are of: taken to be of those that were measured."""
+
     @property
     def rows(self) -> list[Row]:
         """What was measured here, without models adapted to their tasks: they are no rows of the paper's tables."""
-        return [row for result in self.results if not result.adaptation for row in result.rows]
+        shown = subsets_of(self.results)
+        whole = [result for result in self.results if not result.adaptation]
+        return [row for result in whole for row in result.rows if row.subset in shown]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on which tasks the numbers are of."""
+        found = [
+            f"{source} does not say which tasks its numbers are of (it has no column subset); they are taken to be of "
+            "those that were scored here."
+            for source in self.assumed
+        ]
+        if self.results and "test" not in subsets_of(self.results):
+            found.insert(0, "Every target task that was scored is in an unseen domain, so there is one set of numbers.")
+        return found
+
+
+def subsets_of(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The subsets of target tasks that a report shows, each with the results that were scored on it.
+
+    All target tasks are left out where those in unseen domains are the same tasks in every result.
+    """
+    scored = {subset: [r for r in results if any(row.subset == subset for row in r.rows)] for subset in SUBSETS}
+    if all(set(result.tasks("unseen_domain_test")) == set(result.tasks()) for result in scored["test"]):
+        scored["test"] = []
+    return {subset: found for subset, found in scored.items() if found}
 
 
 def read_inputs(paths: Sequence[Path]) -> Inputs:
@@ -141,6 +181,7 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
     """
     found = Inputs()
     seen: set[Path] = set()
+    published = []
     for given in paths:
         if given.is_dir():
             before = len(found.results) + len(found.runs) + len(found.not_read)
@@ -149,7 +190,12 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
                 found.not_read.append((given, "no results file and no run directory in it that is not read yet"))
         elif given.resolve() not in seen:
             seen.add(given.resolve())
-            _read_file(given, found)
+            if given.suffix == ".csv":
+                published.append(given)
+            else:
+                _read_file(given, found)
+    for path in published:
+        _read_table(path, found)
     _refuse_doubles(found)
     if not (found.results or found.published or found.runs):
         reasons = "; ".join(_sentence(path, reason) for path, reason in found.not_read)
@@ -167,12 +213,23 @@ def not_read_lines(found: Inputs) -> list[str]:
 
 def _read_file(path: Path, found: Inputs) -> None:
     try:
-        if path.suffix == ".csv":
-            found.published += [replace(row, source=path.stem) for row in read_rows(path)]
-        else:
-            found.results.append(read_result(path))
+        found.results.append(read_result(path))
     except ValueError as error:
         found.not_read.append((path, str(error).removeprefix(str(path)).removeprefix(": ")))
+
+
+def _read_table(path: Path, found: Inputs) -> None:
+    """A published table; where it does not name a subset and only one was measured, it is beside that one."""
+    measured = list(subsets_of(found.results))
+    subset = measured[0] if len(measured) == 1 else "test"
+    try:
+        plain, rows = read_rows(path), read_rows(path, subset)
+    except ValueError as error:
+        found.not_read.append((path, str(error).removeprefix(str(path)).removeprefix(": ")))
+        return
+    found.published += [replace(row, source=path.stem) for row in rows]
+    if rows != plain:
+        found.assumed.append(path.stem)
 
 
 def _read_folder(folder: Path, found: Inputs, seen: set[Path]) -> None:
@@ -244,8 +301,13 @@ def read_result(path: Path) -> Result:
     if not isinstance(record, dict) or record.get("format") != RESULTS_FORMAT:
         raise ValueError(f"{path}: not a results file of `evaluate` (no format {RESULTS_FORMAT!r})")
     try:
-        method = _method_name(record)
-        result = Result(path, record, hashlib.sha256(text.encode()).hexdigest(), method, _rows(record, method))
+        method, digest = str(record["label"]), hashlib.sha256(text.encode()).hexdigest()
+        result = Result(path, record, digest, method, _rows(record, record["summary"], method))
+        if result.adaptation:
+            label = str((record.get("model") or {}).get("label") or result.prefix + method_label("", "direct", 1, {}))
+            result = replace(result, before=_rows(record, result.adaptation["before"], label))
+            if [row.subset for row in result.before] != [row.subset for row in result.rows]:
+                raise ValueError("a whole summary before adaptation")
         for before in (False, True):
             for by_seed in result.scores(before=before).values():
                 if not by_seed or not all(map(math.isfinite, by_seed.values())):
@@ -262,17 +324,9 @@ def read_result(path: Path) -> Result:
     return result
 
 
-def _method_name(record: Mapping[str, Any]) -> str:
-    label = str(record["label"])
-    adaptation = record.get("adaptation")
-    if not adaptation:
-        return label
-    return f"{label}, adapted ({adaptation['steps']} steps, lr {adaptation['lr']:g})"
-
-
-def _rows(record: Mapping[str, Any], method: str) -> tuple[Row, ...]:
+def _rows(record: Mapping[str, Any], summary: Mapping[str, Any], method: str) -> tuple[Row, ...]:
     rows = []
-    for subset, s in record["summary"].items():
+    for subset, s in summary.items():
         if s["tasks"]:
             average, worst = 100 * float(s["average"]), 100 * float(s["worst"])
             if not math.isfinite(average + worst):
@@ -283,9 +337,9 @@ def _rows(record: Mapping[str, Any], method: str) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a results file (.json), or of a table (.csv) with the columns method, setting, average, worst and,
-    if it is not about all target tasks, subset.  Raises ValueError naming the file when it is neither."""
+def read_rows(path: Path, subset: str = "test") -> list[Row]:
+    """The rows of a results file (.json), or of a table (.csv) with the columns method, setting, average, worst and
+    subset, or without the latter if it is about `subset`.  Raises ValueError naming the file when it is neither."""
     if path.suffix != ".csv":
         return list(read_result(path).rows)
     rows = []
@@ -295,7 +349,7 @@ def read_rows(path: Path) -> list[Row]:
             average = float(record["average"])
             if not math.isfinite(average) or (worst is not None and not math.isfinite(worst)):
                 raise ValueError
-            rows.append(Row(record["method"], record["setting"], record.get("subset") or "test", average, worst))
+            rows.append(Row(record["method"], record["setting"], record.get("subset") or subset, average, worst))
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"{path}:{number}: needs the columns method, setting, average and worst") from None
     return rows

@@ -14,7 +14,7 @@ from .tables import Table, beside, markdown, rich_tables
 
 
 def report(results: Sequence[Path], output: Path) -> Path:
-    """Writes report.html, report.md and tables/ (CSV, LaTeX) to the folder `output`; returns the path of the page.
+    """Writes report.html, report.md and tables/ (CSV, LaTeX, Markdown) to the folder `output`; returns the page's path.
 
     results: results files, tables (.csv), and folders that hold results and run directories. What cannot be used is
     named on standard error and in the report.  Raises ValueError when nothing can be used.
@@ -28,16 +28,17 @@ def report(results: Sequence[Path], output: Path) -> Path:
         console.print(rich_table)
     output.mkdir(parents=True, exist_ok=True)
     _write_tables(output / "tables", page.tables)
-    text = markdown(rows) + "".join(table.markdown() for table in page.tables if not table.name.startswith(UNSHOWN))
+    shown = [table for table in page.tables if not table.name.startswith("summary-")]
+    text = markdown(rows, inputs.notes) + "".join(table.markdown() for table in shown if not table.long)
+    if long := [table for table in shown if table.long]:
+        text += "\n## Line by line\n\n"
+        text += "".join(f"- [{t.title}](tables/{t.name}.md), {len(t.rows)} lines\n" for t in long)
     if lines:
         text += "\n## Not read\n\n" + "".join(f"- {line}\n" for line in lines)
     write_text(output / "report.md", _unicode(text))
     path = output / "report.html"
     write_text(path, _unicode(render(page)))
     return path
-
-
-UNSHOWN = ("summary-", "numbers")  # in report.md these are its first tables
 
 
 def _write_tables(folder: Path, tables: Sequence[Table]) -> None:
@@ -47,6 +48,7 @@ def _write_tables(folder: Path, tables: Sequence[Table]) -> None:
     for table in tables:
         write_text(fresh / f"{table.name}.csv", _unicode(table.csv()))
         write_text(fresh / f"{table.name}.tex", _unicode(table.latex()))
+        write_text(fresh / f"{table.name}.md", _unicode(table.markdown().lstrip()))
     replace_folder(fresh, folder)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -14,48 +13,10 @@ from . import plots, tables
 from .browser import Predictions
 from .cost import cost_table
 from .datasheet import data_tables
-from .reading import SUBSETS, Inputs, Result, Row, Run, not_read_lines
+from .reading import SUBSETS, Inputs, Result, Row, Run, not_read_lines, subsets_of
+from .section import Section
 from .statistics import LEVEL, RESAMPLES, SIGN_PATTERNS, Comparison, adaptations, seed_spread
 from .tables import Table
-
-
-@dataclass
-class Section:
-    """One part of the page. A block is a dict of one of the kinds that report.html knows."""
-
-    id: str
-    title: str
-    blocks: list[dict[str, Any]] = field(default_factory=list)
-
-    def text(self, *paragraphs: str) -> None:
-        self.blocks += [{"kind": "text", "text": text} for text in paragraphs]
-
-    def charts(self, charts: Sequence[Markup]) -> None:
-        if shown := [chart for chart in charts if chart]:
-            self.blocks.append({"kind": "charts", "charts": shown})
-
-    def table(
-        self,
-        table: Table,
-        style: Callable[[int, int], str] | None = None,
-        extra: Mapping[str, Sequence[Markup]] | None = None,
-    ) -> None:
-        """style: CSS of a cell by row and column; extra: columns of SVG behind the others."""
-        columns = [{"name": name, "numeric": table.numeric(i)} for i, name in enumerate(table.columns)]
-        lines = [
-            [
-                {"text": _minus(text, cell), "value": cell, "style": style(r, c) if style else ""}
-                for c, (text, cell) in enumerate(zip(texts, row, strict=True))
-            ]
-            for r, (texts, row) in enumerate(zip(table.texts(), table.rows, strict=True))
-        ]
-        drawn = [{"name": name, "cells": list(cells)} for name, cells in (extra or {}).items()]
-        block = {"columns": columns, "rows": lines, "drawn": drawn, "title": table.title, "note": table.note}
-        self.blocks.append({"kind": "table", "file": table.name} | block)
-
-
-def _minus(text: str, cell: tables.Cell) -> str:
-    return text if isinstance(cell, str) else text.replace("-", "\N{MINUS SIGN}")
 
 
 def summary_section(inputs: Inputs, written: list[Table]) -> Section:
@@ -68,6 +29,7 @@ def summary_section(inputs: Inputs, written: list[Table]) -> Section:
         "Macro-F1 or accuracy in percent, mean over tasks: the average over demonstration seeds, and the worst. "
         "A number leads to where it is from."
     )
+    section.text(*inputs.notes)
     sources = {(result.method, result.setting): i for i, result in enumerate(inputs.results)}
     for subset in tables.subsets(rows):
         here = [row for row in rows if row.subset == subset]
@@ -110,7 +72,9 @@ def comparisons_section(compared: Mapping[str, Sequence[Comparison]], written: l
     for subset, found in compared.items():
         if found:
             note = f"{len(found)} comparisons, corrected together. Percentage points, method minus baseline."
-            table = tables.comparison_table(f"comparisons-{subset}", SUBSETS[subset], note, found)
+            table = tables.comparison_table(
+                f"comparisons-{subset}", f"Comparisons: {SUBSETS[subset].lower()}", note, found
+            )
             written.append(table)
             section.table(table, extra={"difference and interval": _intervals(found)})
     if section.blocks:
@@ -140,8 +104,7 @@ def _intervals(found: Sequence[Comparison]) -> list[Markup]:
 def forgetting_section(compared: Mapping[str, Sequence[Comparison]], written: list[Table]) -> Section:
     section = Section("forgetting", "Forgetting")
     for subset, found in compared.items():
-        table = tables.forgetting_table(subset, found)
-        if table.rows:
+        for table in tables.forgetting_tables(subset, found):
             written.append(table)
             section.table(table)
     if section.blocks:
@@ -153,15 +116,18 @@ def forgetting_section(compared: Mapping[str, Sequence[Comparison]], written: li
 def tasks_section(inputs: Inputs, written: list[Table]) -> Section:
     section = Section("tasks", "Tasks")
     whole = [result for result in inputs.results if not result.adaptation]
-    for setting in sorted({result.setting for result in whole}, key=tables.setting_order):
-        table = tables.task_table(setting, whole)
-        if not table.rows:
-            continue
-        written.append(table)
-        if not section.blocks:
-            section.text("The score of every method on every task. Dark is low, bright is high.")
-        section.table(table, style=_heat(table))
+    found = {setting: tables.task_table(setting, whole) for setting in _settings(whole)}
+    found = {setting: table for setting, table in found.items() if table.rows}
+    if found:
+        section.text("The score of every method on every task. Dark is low, bright is high.")
+    for setting, part in section.parts(found):
+        written.append(found[setting])
+        part.table(found[setting], style=_heat(found[setting]))
     return section
+
+
+def _settings(having: Iterable[Result | Run]) -> list[str]:
+    return sorted({one.setting for one in having}, key=tables.setting_order)
 
 
 def _heat(table: Table) -> Callable[[int, int], str]:
@@ -177,8 +143,8 @@ def _heat(table: Table) -> Callable[[int, int], str]:
 
 def seeds_section(inputs: Inputs, written: list[Table]) -> Section:
     section = Section("seeds", "Demonstration seeds")
-    whole = [result for result in inputs.results if not result.adaptation]
-    for subset in SUBSETS:
+    for subset, scored in subsets_of(inputs.results).items():
+        whole = [result for result in scored if not result.adaptation]
         spreads = [spread for result in whole if (spread := seed_spread(result, subset))]
         if spreads:
             table = tables.seeds_table(subset, spreads)
@@ -191,23 +157,47 @@ def seeds_section(inputs: Inputs, written: list[Table]) -> Section:
 
 def learning_section(inputs: Inputs) -> Section:
     section = Section("learning", "Learning curves")
-    charts = []
-    for run in inputs.runs:
-        query = run.config.get("method") == "maml-en-llm"
-        keys = {"loss": "query loss" if query else "loss", "support_loss": "support loss"}
-        losses = [plots.Series(words, _points(run, key)) for key, words in keys.items()]
-        title = f"{run.label} on {run.config['setting']} ({run.path.name})"
-        charts.append(plots.line_chart(losses, title, "batches seen", "loss (nats)"))
-        share = [plots.Series("second-order share", _points(run, "second_order_share"))]
-        charts.append(plots.line_chart(share, title, "batches seen", "second-order share"))
-    if any(charts):
+    logged = [run for run in inputs.runs if _points(run, "loss")]
+    if logged:
         section.text(
-            "Losses of single logged updates, which vary much from batch to batch; above "
-            f"{plots.MOST_POINTS} of them, means of stretches. The second-order share says how far the meta-gradient "
-            "is from the first-order one, relative to the latter's norm."
+            "Losses of logged updates, which vary much from batch to batch; more than "
+            f"{plots.MOST_POINTS} of them are shown as means of as many stretches. Of MAML rows the support loss is on "
+            "the batches that copies adapt on, the query loss that of adapted copies on the other batches. The "
+            "second-order share says how far the meta-gradient is from the first-order one, relative to the latter's "
+            "norm."
         )
-    section.charts(charts)
+    for setting, part in section.parts(_settings(logged)):
+        charts = []
+        for direction in ("direct", "channel"):
+            here = [r for r in logged if (r.setting, r.config.get("direction", "direct")) == (setting, direction)]
+            here.sort(key=lambda run: tables.method_order(run.label))
+            for first in range(0, len(here), MOST_LINES):
+                charts += _curves(here[first : first + MOST_LINES], f"{setting}, {direction}")
+        part.charts(charts)
     return section
+
+
+MOST_LINES = 6  # of a chart: as many as there are colours
+CURVES = (
+    ("loss", "query loss, or loss of a method without copies (nats)", False),
+    ("support_loss", "support loss (nats)", False),
+    ("second_order_share", "second-order share, logarithmic", True),
+)
+
+
+def _curves(runs: Sequence[Run], title: str) -> list[Markup]:
+    labels = [run.label for run in runs]
+    names = [
+        label if labels.count(label) == 1 else f"{label} ({run.path.name})"
+        for label, run in zip(labels, runs, strict=True)
+    ]
+    charts = []
+    for key, words, log in CURVES:
+        series = [
+            plots.Series(name, _points(run, key), i) for i, (name, run) in enumerate(zip(names, runs, strict=True))
+        ]
+        charts.append(plots.line_chart(series, title, "batches seen", words, log=log))
+    return charts
 
 
 def _points(run: Run, key: str) -> list[tuple[float, float]]:
@@ -220,16 +210,17 @@ def exploration_section(inputs: Inputs, written: list[Table]) -> Section:
     if not families:
         return section
     section.text("How the score changes with the number n of copies that adapt before an update of the model.")
-    charts = []
+    charts: dict[str, list[Markup]] = {}
     for (family, setting, subset), members in families.items():
-        average = plots.Series("average", [(float(n), row.average) for n, row in members])
-        worst = plots.Series("worst", [(float(n), row.worst) for n, row in members if row.worst is not None])
-        title = f"{family}-n on {setting}, {SUBSETS[subset].lower()}"
-        charts.append(plots.line_chart([average, worst], title, "copies n", "score (%)", marks=True))
-    section.charts(charts)
+        if len(members) > 2:
+            average = plots.Series("average", [(float(n), row.average) for n, row in members])
+            worst = plots.Series("worst", [(float(n), row.worst) for n, row in members if row.worst is not None])
+            title = f"{family}-n on {setting}, {SUBSETS[subset].lower()}"
+            chart = plots.line_chart([average, worst], title, "copies n", "score (%)", marks=True)
+            charts.setdefault(setting, []).append(chart)
     table = tables.exploration_table(families)
     written.append(table)
-    section.table(table)
+    section.table(table, charts=charts)
     return section
 
 
@@ -245,9 +236,11 @@ def adaptation_section(inputs: Inputs, written: list[Table]) -> Section:
     note = f"{len(found)} comparisons, corrected together. Percentage points, after minus before."
     table = tables.comparison_table("adaptation", "After and before", note, found)
     section.table(table, extra={"difference and interval": _intervals(found)})
+    scores = tables.adaptation_scores_table(inputs.results)
     by_task = tables.adaptation_tasks_table(found, inputs.results)
+    section.table(scores)
     section.table(by_task)
-    written += [table, by_task]
+    written += [table, scores, by_task]
     return section
 
 
@@ -260,9 +253,9 @@ def cost_section(inputs: Inputs, written: list[Table]) -> Section:
     if not table.rows:
         return section
     written.append(table)
-    charts = []
-    for setting in dict.fromkeys(result.setting for result in inputs.results):
-        rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    charts: dict[str, list[Markup]] = {}
+    for setting in _settings(inputs.results):
         for column, scale, words in COSTS:
             points = [
                 (str(row["method"]), cost / scale, average)
@@ -272,9 +265,9 @@ def cost_section(inputs: Inputs, written: list[Table]) -> Section:
                 and isinstance(average := row.get("average"), float)
             ]
             if len(points) > 1:
-                charts.append(plots.scatter(points, f"Average on {setting}", words, "score (%)"))
-    section.charts(charts)
-    section.table(table)
+                chart = plots.scatter(points, f"Average on {setting}", words, "score (%)")
+                charts.setdefault(setting, []).append(chart)
+    section.table(table, charts=charts)
     return section
 
 
@@ -303,13 +296,20 @@ def browser_section(browser: Mapping[str, Any]) -> Section:
 
 def provenance_section(inputs: Inputs) -> Section:
     section = Section("provenance", "Configuration and provenance")
-    for number, result in enumerate(inputs.results):
-        title = f"{result.method} on {result.setting}: {result.path}"
-        section.blocks.append({"kind": "details", "id": f"result-{number}", "title": title, "lists": _lists(result)})
-    for number, run in enumerate(inputs.runs):
-        lists = [("Training", _flat(run.config)), ("What it took", _flat(run.measured))]
-        title = f"Run of {run.label} on {run.config['setting']}: {run.path}"
-        section.blocks.append({"kind": "details", "id": f"run-{number}", "title": title, "lists": lists})
+    if inputs.results:
+        section.text("What is closed here is not printed.")
+    for setting, part in section.parts(_settings([*inputs.results, *inputs.runs]), first_open=False):
+        for number, result in enumerate(inputs.results):
+            if result.setting == setting:
+                title = f"{result.method} on {setting}: {result.path}"
+                part.blocks.append(
+                    {"kind": "source", "id": f"result-{number}", "title": title, "lists": _lists(result)}
+                )
+        for number, run in enumerate(inputs.runs):
+            if run.setting == setting:
+                lists = [("Training", _flat(run.config)), ("What it took", _flat(run.measured))]
+                title = f"Run of {run.label} on {setting}: {run.path}"
+                part.blocks.append({"kind": "source", "id": f"run-{number}", "title": title, "lists": lists})
     for source in sorted({row.source for row in inputs.published}):
         count = sum(row.source == source for row in inputs.published)
         section.text(f"{source}: {count} published numbers, taken as the table has them; they were not measured here.")

@@ -146,7 +146,7 @@ def adaptations(results: Sequence[Result]) -> list[Comparison]:
     found = []
     for result in results:
         if result.adaptation:
-            names = (result.method, str(result.adaptation.get("adapted_from", "before")))
+            names = (result.method, next((row.method for row in result.before), "before"))
             scores = (result.scores(), result.scores(before=True))
             found.append(compare(names, result.setting, "test", *scores))
     return corrected([c for c in found if c is not None])

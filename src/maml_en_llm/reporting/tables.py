@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from rich.markup import escape as rich_escape
 from rich.table import Table as RichTable
 
-from .reading import SUBSETS, Result, Row
+from .reading import SUBSETS, Result, Row, subsets_of
 from .statistics import Comparison, SeedSpread
 
 SETTINGS = (
@@ -50,6 +50,8 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     digits: Mapping[str, int] = field(default_factory=dict)
+    long: bool = False
+    """Line by line what other tables sum up, such as every task: report.md has a link to it."""
 
     def text(self, column: int, cell: Cell) -> str:
         if isinstance(cell, float):
@@ -209,9 +211,10 @@ def own(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if not row.source or len(sources) == 1]
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     parts = [
-        "# Results\n\nMacro-F1 or accuracy in percent, average / worst over demonstration seeds, mean over tasks.\n"
+        "# Results\n\nMacro-F1 or accuracy in percent, average / worst over demonstration seeds, mean over tasks.\n",
+        *(f"\n{note}\n" for note in notes),
     ]
     for subset in subsets(rows):
         header, lines = grid(rows, subset)
@@ -232,7 +235,7 @@ def summary_tables(rows: Sequence[Row]) -> list[Table]:
     columns = ("method", "setting", "subset", "average", "worst", "tasks", "examples", "source")
     ordered = sorted(rows, key=lambda r: (r.subset, setting_order(r.setting), method_order(r.method), r.source))
     lines_ = [(r.method, r.setting, r.subset, r.average, r.worst, r.tasks, r.examples, r.source) for r in ordered]
-    return [*tables, Table("numbers", "All numbers", "In percent.", columns, lines_)]
+    return [*tables, Table("numbers", "All numbers", "In percent.", columns, lines_, long=True)]
 
 
 def comparison_table(name: str, title: str, note: str, comparisons: Sequence[Comparison]) -> Table:
@@ -250,17 +253,26 @@ def ordered_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
     )
 
 
-def forgetting_table(subset: str, comparisons: Sequence[Comparison]) -> Table:
-    """The tasks where a meta-trained method is below the raw LM."""
+def forgetting_tables(subset: str, comparisons: Sequence[Comparison]) -> list[Table]:
+    """The tasks where a meta-trained method is below the raw LM: how many, and which."""
     against = [c for c in comparisons if c.baseline.removeprefix("Channel ") == "Raw LM"]
-    rows = [
-        (task, c.method, c.setting, difference, "yes" if task in c.below_in_every_seed else "no")
-        for c in against
-        for task, difference in c.below.items()
-    ]
+    counts: list[Sequence[Cell]] = []
+    losses: list[Sequence[Cell]] = []
+    for c in against:
+        worst, most = next(iter(c.below.items()), ("", None))
+        counts.append((c.method, c.setting, len(c.differences), len(c.below), len(c.below_in_every_seed), most, worst))
+        for task, loss in c.below.items():
+            losses.append((task, c.method, c.setting, loss, "yes" if task in c.below_in_every_seed else "no"))
+    if not losses:
+        return []
+    words = SUBSETS[subset].lower()
+    note = "Tasks below the raw LM: by the mean over seeds, and in every seed; the largest loss in percentage points."
+    columns = ("method", "setting", "tasks", "below", "in every seed", "largest loss", "on")
+    summed = Table(f"forgetting-{subset}", f"Forgetting: {words}", note, columns, counts)
     note = "Tasks whose mean over seeds is below the raw LM's, in percentage points."
-    columns = ("task", "method", "setting", "difference", "in every seed")
-    return Table(f"forgetting-{subset}", f"Forgetting: {SUBSETS[subset].lower()}", note, columns, rows)
+    columns_by_task = ("task", "method", "setting", "difference", "in every seed")
+    title = f"Forgetting by task: {words}"
+    return [summed, Table(f"forgetting-tasks-{subset}", title, note, columns_by_task, losses, long=True)]
 
 
 def task_table(setting: str, results: Sequence[Result]) -> Table:
@@ -268,14 +280,15 @@ def task_table(setting: str, results: Sequence[Result]) -> Table:
     here = [result for result in results if result.setting == setting]
     names = list(dict.fromkeys(name for result in here for name in result.tasks()))
     unseen = {name for result in here for name in result.tasks("unseen_domain_test")}
+    marked = unseen if unseen != set(names) else set()
     rows: list[Sequence[Cell]] = []
     for name in sorted(names):
         entries = [result.tasks().get(name) for result in here]
         scores = [100 * float(entry["average"]) if entry else None for entry in entries]
-        rows.append((name, *scores, "yes" if name in unseen else ""))
+        rows.append((name, *scores, "yes" if name in marked else ""))
     columns = ("task", *(result.method for result in here), "unseen domain")
     note = "Average over demonstration seeds, in percent."
-    return Table(f"tasks-{setting}", f"Tasks of {setting}", note, columns, rows)
+    return Table(f"tasks-{setting}", f"Tasks of {setting}", note, columns, rows, long=True).without_empty_columns()
 
 
 def seeds_table(subset: str, spreads: Sequence[SeedSpread]) -> Table:
@@ -318,13 +331,31 @@ def exploration(rows: Sequence[Row]) -> Families:
 
 
 def exploration_table(families: Families) -> Table:
-    cells = [
-        (f"{family}-n", setting, subset, copies, row.average, row.worst)
-        for (family, setting, subset), members in families.items()
-        for copies, row in members
-    ]
-    columns = ("family", "setting", "subset", "n", "average", "worst")
+    numbers = sorted({copies for members in families.values() for copies, _ in members})
+    cells: list[Sequence[Cell]] = []
+    for (family, setting, subset), members in families.items():
+        rows = dict(members)
+        averages = [rows[n].average if n in rows else None for n in numbers]
+        worst = [rows[n].worst if n in rows else None for n in numbers]
+        cells.append((f"{family}-n", setting, subset, *averages, *worst))
+    figures = [f"{words}, n = {n}" for words in ("average", "worst") for n in numbers]
+    columns = ("family", "setting", "subset", *figures)
     return Table("exploration", "Numbers of copies", "Score in percent by the number n of copies.", columns, cells)
+
+
+def adaptation_scores_table(results: Sequence[Result]) -> Table:
+    """Average and worst of every adapted model, before and after."""
+    rows = [
+        (after.method, after.setting, after.subset, before.average, after.average, before.worst, after.worst)
+        for subset, scored in subsets_of(results).items()
+        for result in scored
+        if result.adaptation
+        for before, after in zip(result.before, result.rows, strict=True)
+        if after.subset == subset
+    ]
+    columns = ("method", "setting", "subset", "average before", "average after", "worst before", "worst after")
+    note = "Average over demonstration seeds, and the worst; in percent, mean over tasks."
+    return Table("adaptation-scores", "Average and worst, before and after", note, columns, rows)
 
 
 def adaptation_tasks_table(comparisons: Sequence[Comparison], results: Sequence[Result]) -> Table:
@@ -338,4 +369,5 @@ def adaptation_tasks_table(comparisons: Sequence[Comparison], results: Sequence[
             before, after = (100 * float(e["average"]) for e in (entry["before"], entry))
             rows.append((task, c.method, c.setting, before, after, change))
     columns = ("task", "method", "setting", "before", "after", "difference")
-    return Table("adaptation-tasks", "Adaptation by task", "Average over seeds, in percent.", columns, rows)
+    note = "Average over seeds, in percent."
+    return Table("adaptation-tasks", "Adaptation by task", note, columns, rows, long=True)
