@@ -20,6 +20,7 @@ from maml_en_llm.reporting.statistics import (
     holm,
     paired_differences,
     paired_test,
+    pooled_comparisons,
     seed_spread,
 )
 
@@ -159,6 +160,23 @@ def test_who_is_compared_with_whom(tmp_path: Path) -> None:
     assert worse.p_holm == min(1.0, 4 * worse.p)
     assert found["MAML-2-1", "MetaICL"].below == {}
     assert comparisons(results, "unseen_domain_test") == []  # the raw LM has no unseen tasks here
+
+
+def test_over_all_settings_a_task_counts_once(tmp_path: Path) -> None:
+    scores = {"one": ({"a": [0.5, 0.7], "b": [0.5, 0.5]}, 0.1), "two": ({"a": [0.1, 0.1], "c": [0.2, 0.4]}, 0.3)}
+    paths = []
+    for setting, (raw, gain) in scores.items():
+        better = {task: [score + gain for score in by_seed] for task, by_seed in raw.items()}
+        paths.append(write_results(tmp_path / f"{setting}-raw.json", "Raw LM", raw, setting=setting))
+        place = tmp_path / f"{setting}-metaicl.json"
+        paths.append(write_results(place, "MetaICL", better, method="metaicl", setting=setting))
+    results = read_inputs(paths).results
+    (found,) = pooled_comparisons(results, "test")
+    assert (found.method, found.baseline, found.setting) == ("MetaICL", "Raw LM", "2 settings")
+    assert found.differences == pytest.approx({"a": 20.0, "b": 10.0, "c": 30.0})
+    assert found.difference == pytest.approx(20.0)
+    assert found.p == paired_test([20.0, 10.0, 30.0])
+    assert pooled_comparisons(results[:2], "test") == []
 
 
 def test_the_spread_over_seeds(tmp_path: Path) -> None:

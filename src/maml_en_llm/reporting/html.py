@@ -11,7 +11,7 @@ from . import sections, tables
 from .browser import Predictions
 from .reading import Inputs, subsets_of
 from .section import Section
-from .statistics import comparisons
+from .statistics import comparisons, pooled_comparisons
 from .tables import Table
 
 
@@ -29,13 +29,12 @@ def build(inputs: Inputs) -> Page:
     written: list[Table] = []
     predictions = Predictions(inputs)
     browser = predictions.data()
-    compared = {
-        subset: tables.ordered_comparisons(comparisons(scored, subset))
-        for subset, scored in subsets_of(inputs.results).items()
-    }
+    subsets = subsets_of(inputs.results).items()
+    compared = {subset: tables.ordered_comparisons(comparisons(scored, subset)) for subset, scored in subsets}
+    pooled = {subset: tables.ordered_comparisons(pooled_comparisons(scored, subset)) for subset, scored in subsets}
     found = [
         sections.summary_section(inputs, written),
-        sections.comparisons_section(compared, written),
+        sections.comparisons_section(pooled, compared, written),
         sections.forgetting_section(compared, written),
         sections.tasks_section(inputs, written),
         sections.seeds_section(inputs, written),

@@ -67,21 +67,33 @@ def _summary_block(here: Sequence[Row], subset: str, sources: Mapping[tuple[str,
     }
 
 
-def comparisons_section(compared: Mapping[str, Sequence[Comparison]], written: list[Table]) -> Section:
+def comparisons_section(
+    pooled: Mapping[str, Sequence[Comparison]], compared: Mapping[str, Sequence[Comparison]], written: list[Table]
+) -> Section:
     section = Section("comparisons", "Comparisons")
-    for subset, found in compared.items():
-        if found:
-            note = f"{len(found)} comparisons, corrected together. Percentage points, method minus baseline."
-            table = tables.comparison_table(
-                f"comparisons-{subset}", f"Comparisons: {SUBSETS[subset].lower()}", note, found
-            )
-            written.append(table)
-            section.table(table, extra={"difference and interval": _intervals(found)})
+    for name, title, note, by_subset in (
+        ("pooled", "Comparisons over all settings", POOLED_TEXT, pooled),
+        ("comparisons", "Comparisons", "", compared),
+    ):
+        for subset, found in by_subset.items():
+            if found:
+                counted = (
+                    f"{note}{len(found)} comparisons, corrected together. Percentage points, method minus baseline."
+                )
+                table = tables.comparison_table(
+                    f"{name}-{subset}", f"{title}: {SUBSETS[subset].lower()}", counted, found
+                )
+                written.append(table)
+                section.table(table, extra={"difference and interval": _intervals(found)})
     if section.blocks:
         section.blocks[:0] = [{"kind": "text", "text": text} for text in COMPARISON_TEXTS]
     return section
 
 
+POOLED_TEXT = (
+    "A task counts once, however many settings have it: its difference is the mean over their seeds. There is one "
+    "trained model for each setting. "
+)
 COMPARISON_TEXTS = (
     "Every meta-trained method against the raw language model, and every MAML row against MetaICL, of the same "
     "direction, on the tasks that both were scored on.",

@@ -5,7 +5,7 @@ All scores are in percent, all differences in percentage points: method minus ba
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,7 +108,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def compare(names: tuple[str, str], setting: str, subset: str, method: Scores, baseline: Scores) -> Comparison | None:
     """names: of method and baseline. None when they have no task and seed in common."""
-    paired = paired_differences(method, baseline)
+    return _comparison(names, setting, subset, paired_differences(method, baseline))
+
+
+def _comparison(
+    names: tuple[str, str], setting: str, subset: str, paired: Mapping[str, np.ndarray]
+) -> Comparison | None:
     if not paired:
         return None
     means = {task: round(float(values.mean()), 9) for task, values in paired.items()}
@@ -126,9 +131,35 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 def comparisons(results: Sequence[Result], subset: str) -> list[Comparison]:
     """Every meta-trained method against the raw LM, and every MAML row against MetaICL, of the same direction."""
+    found = [
+        compare((one.method, other.method), one.setting, subset, one.scores(subset), other.scores(subset))
+        for one, other in _pairs(results)
+    ]
+    return corrected([c for c in found if c is not None])
+
+
+def pooled_comparisons(results: Sequence[Result], subset: str) -> list[Comparison]:
+    """`comparisons` over all settings at once, of methods that are compared in several.
+
+    A task counts once, however many settings have it: its difference is the mean over their seeds.
+    """
+    pooled: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = {}  # names -> task -> setting -> by seed
+    for one, other in _pairs(results):
+        for task, values in paired_differences(one.scores(subset), other.scores(subset)).items():
+            pooled.setdefault((one.method, other.method), {}).setdefault(task, {})[one.setting] = values
+    found = []
+    for names, tasks in pooled.items():
+        settings = {setting for by_setting in tasks.values() for setting in by_setting}
+        if len(settings) > 1:
+            paired = {task: np.concatenate(list(by_setting.values())) for task, by_setting in tasks.items()}
+            found.append(_comparison(names, f"{len(settings)} settings", subset, paired))
+    return corrected([c for c in found if c is not None])
+
+
+def _pairs(results: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
+    """The results that are compared, each with its baseline."""
     whole = [result for result in results if not result.adaptation]
     by_name = {(result.method, result.setting): result for result in whole}
-    found = []
     for result in whole:
         baselines = ["Raw LM"] if result.meta_trained else []
         if result.training.get("method") == "maml-en-llm":
@@ -136,9 +167,7 @@ def comparisons(results: Sequence[Result], subset: str) -> list[Comparison]:
         for name in baselines:
             other = by_name.get((result.prefix + name, result.setting))
             if other is not None and other is not result:
-                names = (result.method, other.method)
-                found.append(compare(names, result.setting, subset, result.scores(subset), other.scores(subset)))
-    return corrected([c for c in found if c is not None])
+                yield result, other
 
 
 def adaptations(results: Sequence[Result]) -> list[Comparison]:
