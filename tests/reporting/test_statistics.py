@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from builders import write_results
 from maml_en_llm.reporting.reading import NO_SEED, Result, read_inputs
 from maml_en_llm.reporting.statistics import (
+    Pair,
+    against_baselines,
     bootstrap_interval,
     choice_and_order,
-    compare,
     comparisons,
     holm,
     paired_differences,
@@ -123,7 +124,7 @@ def by_seed(table: Mapping[str, list[tuple[int, int]]], side: int, shift: float 
 @given(score_tables)
 def test_what_a_comparison_does_not_depend_on(table: dict[str, list[tuple[int, int]]]) -> None:
     def run(one: Mapping[str, Mapping[str, float]], other: Mapping[str, Mapping[str, float]]) -> tuple[float, ...]:
-        c = compare(("one", "other"), "s", "test", one, other)
+        (c,) = comparisons([Pair("one", "other", "s", one, other)])
         assert c is not None
         return c.difference, c.low, c.high, c.p
 
@@ -146,7 +147,7 @@ def test_who_is_compared_with_whom(tmp_path: Path) -> None:
     write_results(tmp_path / "channel-raw.json", "Channel Raw LM", scores)
     write_results(tmp_path / "elsewhere.json", "MetaICT", lower, method="metaict", setting="other")
     results = read_inputs([tmp_path]).results
-    found = {(c.method, c.baseline): c for c in comparisons(results, "test")}
+    found = {(c.method, c.baseline): c for c in comparisons(against_baselines(results, "test"))}
     assert set(found) == {
         ("MetaICL", "Raw LM"),
         ("MAML-2-1", "Raw LM"),
@@ -159,7 +160,7 @@ def test_who_is_compared_with_whom(tmp_path: Path) -> None:
     assert worse.below_in_every_seed == ("a",)
     assert worse.p_holm == min(1.0, 4 * worse.p)
     assert found["MAML-2-1", "MetaICL"].below == {}
-    assert comparisons(results, "unseen_domain_test") == []  # the raw LM has no unseen tasks here
+    assert comparisons(against_baselines(results, "unseen_domain_test")) == []  # the raw LM has no unseen tasks here
 
 
 def test_over_all_settings_a_task_counts_once(tmp_path: Path) -> None:
@@ -171,12 +172,12 @@ def test_over_all_settings_a_task_counts_once(tmp_path: Path) -> None:
         place = tmp_path / f"{setting}-metaicl.json"
         paths.append(write_results(place, "MetaICL", better, method="metaicl", setting=setting))
     results = read_inputs(paths).results
-    (found,) = pooled_comparisons(results, "test")
+    (found,) = pooled_comparisons(against_baselines(results, "test"))
     assert (found.method, found.baseline, found.setting) == ("MetaICL", "Raw LM", "2 settings")
     assert found.differences == pytest.approx({"a": 20.0, "b": 10.0, "c": 30.0})
     assert found.difference == pytest.approx(20.0)
     assert found.p == paired_test([20.0, 10.0, 30.0])
-    assert pooled_comparisons(results[:2], "test") == []
+    assert pooled_comparisons(against_baselines(results[:2], "test")) == []
 
 
 def test_the_spread_over_seeds(tmp_path: Path) -> None:

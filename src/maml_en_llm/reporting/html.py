@@ -11,7 +11,7 @@ from . import sections, tables
 from .browser import Predictions
 from .reading import Inputs, subsets_of
 from .section import Section
-from .statistics import comparisons, pooled_comparisons
+from .statistics import against_baselines, comparisons, pooled_comparisons
 from .tables import Table
 
 
@@ -30,8 +30,9 @@ def build(inputs: Inputs) -> Page:
     predictions = Predictions(inputs)
     browser = predictions.data()
     subsets = subsets_of(inputs.results).items()
-    compared = {subset: tables.ordered_comparisons(comparisons(scored, subset)) for subset, scored in subsets}
-    pooled = {subset: tables.ordered_comparisons(pooled_comparisons(scored, subset)) for subset, scored in subsets}
+    pairs = {subset: list(against_baselines(scored, subset)) for subset, scored in subsets}
+    compared = {subset: tables.ordered_comparisons(comparisons(some)) for subset, some in pairs.items()}
+    pooled = {subset: tables.ordered_comparisons(pooled_comparisons(some)) for subset, some in pairs.items()}
     found = [
         sections.summary_section(inputs, written),
         sections.comparisons_section(pooled, compared, written),

@@ -15,7 +15,16 @@ from .cost import cost_table
 from .datasheet import data_tables
 from .reading import SUBSETS, Inputs, Result, Row, Run, not_read_lines, subsets_of
 from .section import Section
-from .statistics import LEVEL, RESAMPLES, SIGN_PATTERNS, Comparison, adaptations, seed_spread
+from .statistics import (
+    LEVEL,
+    RESAMPLES,
+    SIGN_PATTERNS,
+    Comparison,
+    after_and_before,
+    comparisons,
+    pooled_comparisons,
+    seed_spread,
+)
 from .tables import Table
 
 
@@ -238,21 +247,29 @@ def exploration_section(inputs: Inputs, written: list[Table]) -> Section:
 
 def adaptation_section(inputs: Inputs, written: list[Table]) -> Section:
     section = Section("adaptation", "Adaptation")
-    found = adaptations(inputs.results)
+    pairs = list(after_and_before(inputs.results))
+    found = tables.ordered_comparisons(comparisons(pairs))
     if not found:
         return section
     section.text(
         "Models after a few more steps on labelled examples of each target task, against the same models before. The "
         "figures have the meaning of those under Comparisons."
     )
-    note = f"{len(found)} comparisons, corrected together. Percentage points, after minus before."
-    table = tables.comparison_table("adaptation", "After and before", note, found)
-    section.table(table, extra={"difference and interval": _intervals(found)})
+    for name, title, note, compared in (
+        ("adaptation-pooled", "After and before, over all settings", POOLED_TEXT, pooled_comparisons(pairs)),
+        ("adaptation", "After and before", "", found),
+    ):
+        if compared:
+            ordered = tables.ordered_comparisons(compared)
+            counted = f"{note}{len(compared)} comparisons, corrected together. Percentage points, after minus before."
+            table = tables.comparison_table(name, title, counted, ordered)
+            written.append(table)
+            section.table(table, extra={"difference and interval": _intervals(ordered)})
     scores = tables.adaptation_scores_table(inputs.results)
     by_task = tables.adaptation_tasks_table(found, inputs.results)
     section.table(scores)
     section.table(by_task)
-    written += [table, scores, by_task]
+    written += [scores, by_task]
     return section
 
 

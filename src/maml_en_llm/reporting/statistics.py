@@ -5,8 +5,9 @@ All scores are in percent, all differences in percentage points: method minus ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -25,7 +26,6 @@ class Comparison:
     method: str
     baseline: str
     setting: str
-    subset: str
     differences: Mapping[str, float]  # by task: the mean over seeds
     difference: float  # mean over tasks
     low: float
@@ -106,21 +106,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in result]
 
 
-def compare(names: tuple[str, str], setting: str, subset: str, method: Scores, baseline: Scores) -> Comparison | None:
-    """names: of method and baseline. None when they have no task and seed in common."""
-    return _comparison(names, setting, subset, paired_differences(method, baseline))
+class Pair(NamedTuple):
+    """What is compared in a setting: a method with a baseline."""
+
+    method: str
+    baseline: str
+    setting: str
+    scores: Scores
+    baseline_scores: Scores
 
 
-def _comparison(
-    names: tuple[str, str], setting: str, subset: str, paired: Mapping[str, np.ndarray]
-) -> Comparison | None:
-    if not paired:
-        return None
+def compare(method: str, baseline: str, setting: str, paired: Mapping[str, np.ndarray]) -> Comparison:
+    """paired: per task the differences float64 [seeds]."""
     means = {task: round(float(values.mean()), 9) for task, values in paired.items()}
     low, high = bootstrap_interval(list(paired.values()))
     everywhere = tuple(task for task, values in paired.items() if (values < 0).all())
     average = float(np.mean(list(means.values())))
-    return Comparison(*names, setting, subset, means, average, low, high, paired_test(list(means.values())), everywhere)
+    p = paired_test(list(means.values()))
+    return Comparison(method, baseline, setting, means, average, low, high, p, everywhere)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -129,35 +132,32 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [replace(c, p_holm=p) for c, p in zip(comparisons, p_values, strict=True)]
 
 
-def comparisons(results: Sequence[Result], subset: str) -> list[Comparison]:
-    """Every meta-trained method against the raw LM, and every MAML row against MetaICL, of the same direction."""
-    found = [
-        compare((one.method, other.method), one.setting, subset, one.scores(subset), other.scores(subset))
-        for one, other in _pairs(results)
-    ]
-    return corrected([c for c in found if c is not None])
+def comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
+    """Each pair that has a task and a seed in common."""
+    found = [(pair, paired_differences(pair.scores, pair.baseline_scores)) for pair in pairs]
+    return corrected([compare(*pair[:3], paired) for pair, paired in found if paired])
 
 
-def pooled_comparisons(results: Sequence[Result], subset: str) -> list[Comparison]:
-    """`comparisons` over all settings at once, of methods that are compared in several.
+def pooled_comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
+    """Over all settings at once, those that are compared in several.
 
     A task counts once, however many settings have it: its difference is the mean over their seeds.
     """
     pooled: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = {}  # names -> task -> setting -> by seed
-    for one, other in _pairs(results):
-        for task, values in paired_differences(one.scores(subset), other.scores(subset)).items():
-            pooled.setdefault((one.method, other.method), {}).setdefault(task, {})[one.setting] = values
+    for pair in pairs:
+        for task, values in paired_differences(pair.scores, pair.baseline_scores).items():
+            pooled.setdefault(pair[:2], {}).setdefault(task, {})[pair.setting] = values
     found = []
     for names, tasks in pooled.items():
         settings = {setting for by_setting in tasks.values() for setting in by_setting}
         if len(settings) > 1:
             paired = {task: np.concatenate(list(by_setting.values())) for task, by_setting in tasks.items()}
-            found.append(_comparison(names, f"{len(settings)} settings", subset, paired))
-    return corrected([c for c in found if c is not None])
+            found.append(compare(*names, f"{len(settings)} settings", paired))
+    return corrected(found)
 
 
-def _pairs(results: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
-    """The results that are compared, each with its baseline."""
+def against_baselines(results: Sequence[Result], subset: str) -> Iterator[Pair]:
+    """Every meta-trained method with the raw LM, and every MAML row with MetaICL, of the same direction."""
     whole = [result for result in results if not result.adaptation]
     by_name = {(result.method, result.setting): result for result in whole}
     for result in whole:
@@ -167,18 +167,15 @@ def _pairs(results: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
         for name in baselines:
             other = by_name.get((result.prefix + name, result.setting))
             if other is not None and other is not result:
-                yield result, other
+                yield Pair(result.method, other.method, result.setting, result.scores(subset), other.scores(subset))
 
 
-def adaptations(results: Sequence[Result]) -> list[Comparison]:
-    """Every adapted model against itself before, on all target tasks of its setting that have both."""
-    found = []
+def after_and_before(results: Sequence[Result]) -> Iterator[Pair]:
+    """Every adapted model with itself before, on all target tasks that were scored."""
     for result in results:
         if result.adaptation:
-            names = (result.method, next((row.method for row in result.before), "before"))
-            scores = (result.scores(), result.scores(before=True))
-            found.append(compare(names, result.setting, "test", *scores))
-    return corrected([c for c in found if c is not None])
+            before = next((row.method for row in result.before), "before")
+            yield Pair(result.method, before, result.setting, result.scores(), result.scores(before=True))
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,11 @@ def wins_text(rows: Sequence[Row], subset: str) -> str:
 
 
 def method_order(method: str) -> tuple[bool, int, str]:
+    """Direct before channel, in the order of METHODS; behind each what is made of it, such as "+ adaptation"."""
     channel = method.startswith("Channel ")
     name = method.removeprefix("Channel ")
-    return channel, METHODS.index(name) if name in METHODS else len(METHODS), name
+    known = name if name in METHODS else re.split(r" \+ |, ", name)[0]
+    return channel, METHODS.index(known) if known in METHODS else len(METHODS), name
 
 
 def setting_order(setting: str) -> tuple[int, str]:
