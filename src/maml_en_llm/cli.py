@@ -34,7 +34,7 @@ def evaluate(config: EvaluateConfig) -> None:
     from .reporting.tables import rich_tables
 
     run(config)
-    for table in rich_tables(read_rows(config.output)):
+    for table in rich_tables(read_rows(config.output), console.width):
         console.print(table)
     print(config.output)
 

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from builders import evaluate_config
 from maml_en_llm.evaluation.protocol import evaluate
 from maml_en_llm.reporting.reading import Row, read_rows
 from maml_en_llm.reporting.report import report
-from maml_en_llm.reporting.tables import Table, exploration, latex_text, markdown, wins
+from maml_en_llm.reporting.tables import SETTINGS, Table, exploration, latex_text, markdown, rich_tables, wins
 
 
 @pytest.mark.parametrize(
@@ -146,3 +148,19 @@ def test_exploration_is_of_families_with_several_numbers_of_copies() -> None:
     rows += [row("MAML-2-8", 9, 9, setting="other"), row("MetaICL", 1, 1)]
     found = exploration(rows)
     assert {key: [n for n, _ in members] for key, members in found.items()} == {("MAML-2", "s", "test"): [1, 4]}
+
+
+def test_a_narrow_terminal_gets_averages_that_are_not_broken() -> None:
+    rows = [Row("MAML-2-4", setting, "test", 12.34, 5.67, 3, 3, 9) for setting in SETTINGS]
+
+    def shown(width: int) -> str:
+        text = io.StringIO()
+        console = Console(width=width, file=text)
+        for table in rich_tables(rows, width):
+            console.print(table)
+        return text.getvalue()
+
+    assert shown(200).count("12.34 / 5.67") == shown(80).count(" 12.34 ") == len(SETTINGS)
+    assert "average over seeds" in shown(80)
+    assert "5.67" not in shown(80)
+    assert "paraphrase" in shown(120)

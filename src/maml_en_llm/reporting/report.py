@@ -24,7 +24,7 @@ def report(results: Sequence[Path], output: Path) -> Path:
     for line in (lines := not_read_lines(inputs)):
         console.print(f"not read: {line}", markup=False)
     rows = beside(inputs.rows, inputs.published)
-    for rich_table in rich_tables(rows):
+    for rich_table in rich_tables(rows, console.width):
         console.print(rich_table)
     output.mkdir(parents=True, exist_ok=True)
     _write_tables(output / "tables", page.tables)

@@ -192,13 +192,24 @@ def _cell(row: Row | None) -> str:
     return f"{row.average:.2f}" if row.worst is None else f"{row.average:.2f} / {row.worst:.2f}"
 
 
-def rich_tables(rows: Sequence[Row]) -> list[RichTable]:
+def _characters(lines: Sequence[Sequence[str]]) -> int:
+    """Width of a table with these cells."""
+    return 1 + sum(max(map(len, column)) + 3 for column in zip(*lines, strict=True))
+
+
+def rich_tables(rows: Sequence[Row], width: int) -> list[RichTable]:
+    """For a terminal of `width` characters; where average and worst do not fit beside each other, averages alone."""
     tables = []
     for subset in subsets(rows):
         header, lines = grid(rows, subset)
-        table = RichTable(
-            title=f"{SUBSETS[subset]}: average / worst over seeds", caption=wins_text(own(rows), subset) or None
-        )
+        figures = "average / worst over seeds"
+        scores = [line for line in lines if line[0] != "data"]
+        if _characters(scores) > width:
+            figures = "average over seeds"
+            lines = [[line[0], *(cell.split(" / ")[0] for cell in line[1:])] for line in scores]
+        if _characters([header, *lines]) > width:
+            header = [name.replace("_", " ") for name in header]  # lines break at blanks
+        table = RichTable(title=f"{SUBSETS[subset]}: {figures}", caption=wins_text(own(rows), subset) or None)
         for i, name in enumerate(header):
             table.add_column(rich_escape(name), justify="left" if i == 0 else "right", no_wrap=i == 0)
         for line in lines:
