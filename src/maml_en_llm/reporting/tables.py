@@ -30,10 +30,8 @@ METHODS = (
     "Multi-task zero-shot",
     "MetaICL",
     "MetaICT",
-    "FOMAML-2-1",
-    "FOMAML-2-4",
-    "MAML-2-1",
-    "MAML-2-4",
+    "FOMAML",
+    "MAML",
 )
 COPIES = re.compile(r"((?:Channel )?(?:FO)?MAML-\d+)-(\d+)")
 
@@ -145,7 +143,9 @@ def method_order(method: str) -> tuple[bool, int, str]:
     channel = method.startswith("Channel ")
     name = method.removeprefix("Channel ")
     known = name if name in METHODS else re.split(r" \+ |, ", name)[0]
-    return channel, METHODS.index(known) if known in METHODS else len(METHODS), name
+    known = re.sub(r"-\d+-\d+$", "", known)
+    by_numbers = re.sub(r"\d+", lambda digits: digits[0].zfill(9), name)
+    return channel, METHODS.index(known) if known in METHODS else len(METHODS), by_numbers
 
 
 def setting_order(setting: str) -> tuple[int, str]:
