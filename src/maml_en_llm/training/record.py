@@ -91,7 +91,8 @@ def hardware(device: torch.device) -> str:
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as lines:
         name = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-    return f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else f"{name}, {device}"
+    count = torch.get_num_threads()
+    return f"{name}, {count} thread{'s' * (count > 1)}" if device.type == "cpu" else f"{name}, {device}"
 
 
 def forget_peak(device: torch.device) -> None:
