@@ -10,7 +10,7 @@ import pytest
 from maml_en_llm.config import AdaptConfig, TrainConfig, read_yaml
 from maml_en_llm.evaluation.adaptation import adapted_label
 from maml_en_llm.evaluation.protocol import as_trained
-from maml_en_llm.experiments.rows import TABLE_NAMES, TABLES, Overrides, Row, read_table, rows_of
+from maml_en_llm.experiments.rows import TABLE_NAMES, TABLES, Overrides, Row, read_overrides, read_table, rows_of
 from maml_en_llm.training.model_card import method_label
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -157,3 +157,16 @@ def test_table_5_has_the_papers_optimizers() -> None:
     expected |= {("maml-en-llm", ("adamw", True), "adamw", seed) for seed in (10, 20)}
     expected |= {("metaicl", None, outer, seed) for outer in ("sgd", "adamw") for seed in (10, 20)}
     assert found == expected
+
+
+@pytest.mark.parametrize("name", TABLE_NAMES)
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "results").glob("*.yaml")), ids=lambda p: p.stem)
+def test_files_of_what_was_run_fit_every_table(path: Path, name: str) -> None:
+    table, changed = read_table(name), read_overrides(path)
+    places = {"collection": Path("collection"), "output": Path("out")}
+    for row in rows_of(table, changed, settings=["hr_to_lr"], model="m", **places):
+        if row.train is None:
+            assert row.score.layout == "newlines"
+        else:
+            assert (row.train.lr, row.train.batches) == (1e-4, changed.sections["train"]["batches"])
+        assert row.score.max_examples == 50
