@@ -240,16 +240,17 @@ def task_result(
     """The metric of one task per seed, its average and its worst (fractions, not percent)."""
     metric = metric_of(task.kind)
     by_order: dict[str, list[float]] = {}  # of each seed
+    first: list[dict[str, Any]] = []
     for seed in seeds:
         orders: dict[int, list[dict[str, Any]]] = {}
         for row in rows[task.name, seed]:
             orders.setdefault(row.get("order", 0), []).append(row)
+        first += orders[0]
         by_order[str(seed)] = [
             score(metric, [r["output"] for r in predictions], [r["predicted"] for r in predictions])
-            for _, predictions in sorted(orders.items())
+            for predictions in orders.values()
         ]
     by_seed = {seed: scores[0] for seed, scores in by_order.items()}
-    first = [row for seed in seeds for row in rows[task.name, seed] if "order" not in row]
     several = {"scores_by_order": by_order} if len(by_order[str(seeds[0])]) > 1 else {}
     return {
         "kind": task.kind,

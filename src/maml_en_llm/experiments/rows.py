@@ -117,8 +117,9 @@ def read_overrides(path: Path) -> Overrides:
     if not isinstance(rows, dict):
         raise ValueError(f"{path}: rows must hold names of rows, like `rows: {{raw-lm: {{evaluate: {{...}}}}}}`")
     changed = {}
+    of_any_table = {name for table in TABLE_NAMES for name in read_table(table).rows} if rows else set()
     for name, values in rows.items():
-        if not any(name in read_table(table).rows for table in TABLE_NAMES):
+        if name not in of_any_table:
             raise ValueError(f"{path}: no table has a row {name!r}; `reproduce TABLE --plan` lists a table's rows")
         if not isinstance(values, dict):
             raise ValueError(f"{path}: row {name} must hold sections, like `{name}: {{evaluate: {{...}}}}`")

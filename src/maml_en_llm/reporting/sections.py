@@ -85,18 +85,22 @@ def comparisons_section(
         ("comparisons", "Comparisons", "", compared),
     ):
         for subset, found in by_subset.items():
-            if found:
-                counted = (
-                    f"{note}{len(found)} comparisons, corrected together. Percentage points, method minus baseline."
-                )
-                table = tables.comparison_table(
-                    f"{name}-{subset}", f"{title}: {SUBSETS[subset].lower()}", counted, found
-                )
-                written.append(table)
-                section.table(table, extra={"difference and interval": _intervals(found)})
+            heading = f"{title}: {SUBSETS[subset].lower()}"
+            _comparison_table(section, written, f"{name}-{subset}", heading, note, "method minus baseline", found)
     if section.blocks:
         section.blocks[:0] = [{"kind": "text", "text": text} for text in COMPARISON_TEXTS]
     return section
+
+
+def _comparison_table(
+    section: Section, written: list[Table], name: str, title: str, note: str, sides: str, found: Sequence[Comparison]
+) -> None:
+    """Adds the table of `found` with its intervals drawn, if there are any; sides: which is subtracted from which."""
+    if found:
+        note += f"{len(found)} comparisons, corrected together. Percentage points, {sides}."
+        table = tables.comparison_table(name, title, note, found)
+        written.append(table)
+        section.table(table, extra={"difference and interval": _intervals(found)})
 
 
 POOLED_TEXT = (
@@ -255,16 +259,10 @@ def adaptation_section(inputs: Inputs, written: list[Table]) -> Section:
         "Models after a few more steps on labelled examples of each target task, against the same models before. The "
         "figures have the meaning of those under Comparisons."
     )
-    for name, title, note, compared in (
-        ("adaptation-pooled", "After and before, over all settings", POOLED_TEXT, pooled_comparisons(pairs)),
-        ("adaptation", "After and before", "", found),
-    ):
-        if compared:
-            ordered = tables.ordered_comparisons(compared)
-            counted = f"{note}{len(compared)} comparisons, corrected together. Percentage points, after minus before."
-            table = tables.comparison_table(name, title, counted, ordered)
-            written.append(table)
-            section.table(table, extra={"difference and interval": _intervals(ordered)})
+    pooled = tables.ordered_comparisons(pooled_comparisons(pairs))
+    over_all, sides = "After and before, over all settings", "after minus before"
+    _comparison_table(section, written, "adaptation-pooled", over_all, POOLED_TEXT, sides, pooled)
+    _comparison_table(section, written, "adaptation", "After and before", "", sides, found)
     scores = tables.adaptation_scores_table(inputs.results)
     by_task = tables.adaptation_tasks_table(found, inputs.results)
     section.table(scores)
