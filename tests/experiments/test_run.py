@@ -302,6 +302,8 @@ def test_a_plan_needs_neither_collection_nor_model(reproduction: Reproduction) -
         ("rows: {raw: {evaluate: {layout: newlines}}}", "no table has a row 'raw'"),
         ("rows: {raw-lm: {evaluate: {colour: 1}}}", "row raw-lm: evaluate: unknown key 'colour'"),
         ("rows: {raw-lm: {layout: newlines}}", "row raw-lm: unknown key 'layout'"),
+        ("rows: {raw-lm: {train: {lr: 1}}}", "row raw-lm: unknown key 'train'; known keys are evaluate"),
+        ("rows: {metaicl-scaled: {train: {lr: 1}}}", "unknown key 'train'; known keys are adapt, evaluate"),
         ("rows: {raw-lm: 3}", "row raw-lm must hold sections"),
         ("settings: small", "settings is 'small'; it must be a list of names"),
     ],

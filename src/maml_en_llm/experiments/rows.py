@@ -117,13 +117,16 @@ def read_overrides(path: Path) -> Overrides:
     if not isinstance(rows, dict):
         raise ValueError(f"{path}: rows must hold names of rows, like `rows: {{raw-lm: {{evaluate: {{...}}}}}}`")
     changed = {}
-    of_any_table = {name for table in TABLE_NAMES for name in read_table(table).rows} if rows else set()
+    readable: dict[str, set[str]] = {}  # by row, the sections that it has in any table
+    for table in TABLE_NAMES if rows else ():
+        for name, row in read_table(table).rows.items():
+            readable.setdefault(name, {"evaluate"}).update(row)
     for name, values in rows.items():
-        if name not in of_any_table:
+        if name not in readable:
             raise ValueError(f"{path}: no table has a row {name!r}; `reproduce TABLE --plan` lists a table's rows")
         if not isinstance(values, dict):
             raise ValueError(f"{path}: row {name} must hold sections, like `{name}: {{evaluate: {{...}}}}`")
-        _refuse_unknown(values, {*SECTIONS}, f"{path}: row {name}")
+        _refuse_unknown(values, readable[name] & {*SECTIONS}, f"{path}: row {name}")
         changed[name] = _sections(values, f"{path}: row {name}")
     return Overrides(str(path), sections, changed, settings=tuple(settings), model=record.get("model"))
 
