@@ -16,9 +16,9 @@ import numpy as np
 import tyro
 
 from maml_en_llm.models import load_tokenizer
+from maml_en_llm.sources.quality import examine
 from maml_en_llm.tasks.check import check_collection
 from maml_en_llm.tasks.collection import Example, load_collection
-from maml_en_llm.tasks.quality import examine
 from maml_en_llm.tasks.writing import example_line
 
 

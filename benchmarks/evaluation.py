@@ -22,7 +22,7 @@ import tyro
 from common import PADDED, emit, in_child, make_model, open_collection, open_tokenizer, seconds, table
 from maml_en_llm import Example, PromptFormat
 from maml_en_llm.evaluation.protocol import score_targets
-from maml_en_llm.evaluation.scoring import Scorer
+from maml_en_llm.prediction.scoring import Scorer
 from maml_en_llm.prompts.demonstrations import fixed_demonstrations
 from maml_en_llm.prompts.layout import EncodedPrompt
 

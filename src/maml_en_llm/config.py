@@ -17,11 +17,11 @@ import yaml
 
 from .bilevel.curvature import Curvature
 from .bilevel.meta_gradient import Order, Trajectory
+from .models.trainable import Trainable
 from .prompts.layout import Direction, Layout, Overflow, PromptFormat
 
 MethodName = Literal["language-model", "metaicl", "metaict", "multitask-zero-shot", "maml-en-llm"]
 Optimizer = Literal["adamw", "sgd"]
-Trainable = Literal["full", "lora", "bias", "last_blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)

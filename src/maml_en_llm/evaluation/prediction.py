@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..config import EvaluateConfig
 from ..models import load_model, load_tokenizer, pick_device
+from ..prediction.scoring import Scorer
 from ..progress import console
 from ..tasks.collection import Example
 from ..training.model_card import read_provenance
 from .protocol import as_trained, score_targets
-from .scoring import Scorer
 
 
 def predict(

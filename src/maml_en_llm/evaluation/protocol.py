@@ -13,6 +13,7 @@ from typing import Any
 from ..config import EvaluateConfig
 from ..files import write_text
 from ..models import load_model, load_tokenizer, pick_device
+from ..prediction.scoring import Scorer
 from ..progress import StopRequest, Tracker, console, stop_on_signal, track
 from ..prompts.demonstrations import fixed_demonstrations
 from ..prompts.layout import EncodedTarget, PromptFormat
@@ -22,7 +23,6 @@ from ..training.loop import check_context
 from ..training.model_card import method_label, read_provenance, versions
 from ..training.record import RunRecord, data_hash, digest
 from .metrics import metric_of, score
-from .scoring import Scorer
 
 RESULTS_FORMAT = "maml-en-llm results 1"
 DEFAULTS: dict[str, Any] = {

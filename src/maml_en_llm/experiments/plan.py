@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ..evaluation.protocol import as_trained, scored_examples
-from ..evaluation.scoring import packed_length
 from ..models import load_tokenizer, pick_device
+from ..prediction.scoring import packed_length
 from ..progress import duration, track
 from ..training.plan import Plan, calibrate, model_shape, new_model
 from ..training.plan import plan as plan_training

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..tasks.quality import TaskStatistics, statistics_of
+from ..sources.quality import TaskStatistics, statistics_of
 from .browser import Predictions
 from .reading import Result
 from .tables import Cell, Table

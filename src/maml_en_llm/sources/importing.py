@@ -20,10 +20,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .collection import KINDS, SPLITS, Example, parse_line
+from ..tasks.collection import KINDS, SPLITS, Example, parse_line
+from ..tasks.seeds import random_generator
+from ..tasks.writing import separated, write_manifest, write_setting, write_task
 from .mappings import MissingColumn, Row, as_text, fields_of, fill, value_at
-from .seeds import random_generator
-from .writing import separated, write_manifest, write_setting, write_task
 
 PAPER_FILE = re.compile(r"(?P<task>.+)_(?P<number>\d+)_(?P<seed>\d+)_(?P<split>train|dev|test)\.jsonl")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow")

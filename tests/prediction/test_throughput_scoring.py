@@ -10,8 +10,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BloomConfig, PreT
 
 from maml_en_llm import Example, PromptFormat
 from maml_en_llm.evaluation.protocol import score_targets
-from maml_en_llm.evaluation.scoring import PrefixTree, Scorer, tokens_that_fit
 from maml_en_llm.models import train_tokenizer
+from maml_en_llm.prediction.scoring import PrefixTree, Scorer, tokens_that_fit
 from maml_en_llm.prompts.layout import EncodedTarget
 
 SIZES = {

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import tiny_language_model
-from maml_en_llm.evaluation.scoring import Scorer
+from maml_en_llm.prediction.scoring import Scorer
 from maml_en_llm.prompts.layout import EncodedPrompt, EncodedTarget
 
 PACKED = ["gpt2", "llama", "opt", "gpt_neox", "qwen3", "gemma", "gemma3"]

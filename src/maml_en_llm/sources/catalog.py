@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from .collection import KINDS, Example
+from ..tasks.collection import KINDS, Example
 from .mappings import MAPPINGS, Row, options_of
 
 

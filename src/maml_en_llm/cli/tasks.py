@@ -1,139 +1,14 @@
-"""The command line: a verb is a function, and the function's signature is its flags."""
+"""The verbs on collections of tasks, and `new-model`."""
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from .config import AdaptConfig, EvaluateConfig, TrainConfig, read_yaml
-from .experiments.rows import TableName
-from .progress import console, result
-
-
-def train(config: TrainConfig) -> None:
-    """Meta-train a model on the training tasks of a setting."""
-    if config.plan:
-        from .training.plan import plan
-
-        print(plan(config))
-        return
-    from .training.loop import train as run
-
-    print(run(config))
-
-
-def evaluate(config: EvaluateConfig) -> None:
-    """Score a model on the target tasks of a setting."""
-    from .evaluation.protocol import evaluate as run
-    from .reporting.reading import read_rows
-    from .reporting.tables import rich_tables
-
-    run(config)
-    for table in rich_tables(read_rows(config.output), console.width):
-        console.print(table)
-    print(config.output)
-
-
-def adapt(config: AdaptConfig) -> None:
-    """Score a model before and after it learned each target task from a few examples."""
-    from .evaluation.adaptation import adapt as run
-
-    results = run(config)
-    for subset, after in results["summary"].items():
-        before = results["adaptation"]["before"][subset]
-        if after["tasks"]:
-            print(f"{subset}: {100 * before['average']:.2f} before, {100 * after['average']:.2f} after")
-    print(config.output)
-
-
-def reproduce(
-    table: tyro.conf.Positional[TableName],
-    setting: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
-    model: str | None = None,
-    collection: Path = Path("collection"),
-    output: Path = Path("reproduction"),
-    rows: tuple[str, ...] = (),
-    config: Path | None = None,
-    batches: int | None = None,
-    max_examples: int | None = None,
-    device: str = "auto",
-    plan: bool = False,
-) -> None:
-    """Run a table of the paper: what is finished stays, what is not is trained and scored.
-
-    Args:
-        table: Which table; baselines are the rows that the paper names but does not print.
-        setting: Only this setting; can be given several times. By default all that the collection has.
-        model: Hugging Face folder or hub id that every row starts from, instead of the paper's.
-        collection: Folder of NLP tasks.
-        output: Folder of runs, results and reports; OUTPUT/TABLE/ is this table's.
-        rows: Only these rows.
-        config: YAML file whose values replace those that all rows share.
-        batches: Training length of every row.
-        max_examples: Score only the first N examples of each task.
-        device: auto takes a GPU if there is one.
-        plan: Show what will run and what it takes, and stop.
-    """
-    from .experiments.run import Set
-
-    chosen = [name for word in rows for name in word.split(",")]
-    flags: dict[str, Any] = {"setting": setting, "model": model, "rows": chosen, "config": config, "batches": batches}
-    runs = Set(table, collection=collection, output=output, max_examples=max_examples, device=device, **flags)
-    if plan:
-        from .experiments.plan import plan as show
-
-        print(show(runs))
-        return
-    print(runs.run())
-
-
-def predict(
-    model: str,
-    demonstrations: Path,
-    input: str,
-    options: str | None = None,
-    instruction: str | None = None,
-    device: str = "auto",
-) -> None:
-    """Predict one input from a few labelled examples.
-
-    Args:
-        model: Hugging Face folder or hub id.
-        demonstrations: JSON lines with "input" and "output".
-        input: The text to predict for.
-        options: Possible outputs, separated by commas; by default those of the demonstrations.
-        instruction: A sentence that says what to do; for models that were trained with instructions.
-        device: auto takes a GPU if there is one.
-    """
-    from .evaluation.prediction import predict as run
-    from .evaluation.prediction import read_demonstrations
-
-    examples = read_demonstrations(demonstrations)
-    named = dict.fromkeys(e.output for e in examples) if options is None else [o.strip() for o in options.split(",")]
-    scores = run(model, examples, list(named), input, device, instruction)
-    print(next(iter(scores)))
-    for option, score in scores.items():
-        console.print(f"  {score:8.4f}  {option}", markup=False)
-
-
-def report(results: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("report")) -> None:
-    """Put results side by side, with tests: OUTPUT/report.html, report.md and tables/ (CSV, LaTeX).
-
-    Args:
-        results: Results of evaluate and adapt (.json), tables (.csv) with columns method, setting, average, worst, and
-            folders with results and run directories.
-        output: Folder to write to.
-    """
-    from .reporting.report import report as run
-
-    if not results:
-        raise ValueError("no results given; name files that `evaluate` wrote, or folders with them")
-    print(run(results, output))
+from ..progress import console, result
 
 
 def tasks_list(collection: Path | None = None, catalogue: bool = False) -> None:
@@ -145,7 +20,7 @@ def tasks_list(collection: Path | None = None, catalogue: bool = False) -> None:
     """
     from rich.table import Table
 
-    from .tasks.collection import SPLITS, load_collection
+    from ..tasks.collection import SPLITS, load_collection
 
     if catalogue:
         _print_catalogue()
@@ -168,7 +43,7 @@ def _print_catalogue() -> None:
 
     from rich.table import Table
 
-    from .tasks.catalog import catalogue
+    from ..sources.catalog import catalogue
 
     table = Table("task", "kind", "source on the hub", "licence", "verified")
     entries = catalogue()
@@ -201,7 +76,7 @@ def tasks_build(
         source: hub is each dataset's own repository; paper is the paper's preprocessed files.
         hub: Folder with a copy of the repositories, OWNER/NAME/REVISION/FILE, read instead of the network.
     """
-    from .tasks.build import Hub, build
+    from ..sources.build import Hub, build
 
     failures = build(
         output, setting=setting, tasks=task, examples=examples, workers=workers, source=source, hub=Hub(hub)
@@ -255,7 +130,7 @@ def tasks_import(
         yes: Write without asking.
         overwrite: Replace tasks that are there already.
     """
-    from .tasks.importing import Columns, read_tasks, write_tasks
+    from ..sources.importing import Columns, read_tasks, write_tasks
 
     if not 0 < test_share < 1 or not 0 < held_out < 1:
         raise ValueError("--test-share and --held-out must lie between 0 and 1")
@@ -302,8 +177,8 @@ def tasks_limit(collection: Path, output: Path, share: float = 0.1, seed: int = 
         share: Share of the train examples that is kept.
         seed: Seed of the draw.
     """
-    from .tasks.collection import load_collection
-    from .tasks.limited import write_limited
+    from ..tasks.collection import load_collection
+    from ..tasks.limited import write_limited
 
     write_limited(load_collection(collection), output, share, seed)
     print(output)
@@ -317,8 +192,8 @@ def tasks_show(collection: Path, task: tyro.conf.Positional[str], examples: int 
         task: Name of the task.
         examples: How many examples to show.
     """
-    from .tasks.collection import load_collection
-    from .tasks.quality import statistics_of
+    from ..sources.quality import statistics_of
+    from ..tasks.collection import load_collection
 
     opened = load_collection(collection)
     if task not in opened:
@@ -358,14 +233,14 @@ def tasks_check(
     """
     from rich.table import Table
 
-    from .tasks.check import check_collection
-    from .tasks.collection import load_collection
-    from .tasks.quality import examine
-    from .tasks.writing import write_json
+    from ..sources.quality import examine
+    from ..tasks.check import check_collection
+    from ..tasks.collection import load_collection
+    from ..tasks.writing import write_json
 
     tokenizer = None
     if model is not None:
-        from .models import load_tokenizer
+        from ..models import load_tokenizer
 
         tokenizer = load_tokenizer(model)
     opened = load_collection(collection)
@@ -424,10 +299,10 @@ def tasks_show_prompt(
     """
     from rich.text import Text
 
-    from .models import load_tokenizer
-    from .prompts.demonstrations import fixed_demonstrations
-    from .prompts.layout import PromptFormat
-    from .tasks.collection import load_collection
+    from ..models import load_tokenizer
+    from ..prompts.demonstrations import fixed_demonstrations
+    from ..prompts.layout import PromptFormat
+    from ..tasks.collection import load_collection
 
     opened = load_collection(collection)
     if task not in opened:
@@ -474,8 +349,8 @@ def new_model(
         context: Longest prompt, in tokens.
         seed: Seed of the weights.
     """
-    from .models import new_gpt2, save_model, train_tokenizer
-    from .tasks.collection import load_collection
+    from ..models import new_gpt2, save_model, train_tokenizer
+    from ..tasks.collection import load_collection
 
     opened = load_collection(collection)
     tasks = opened.setting(setting)
@@ -485,120 +360,3 @@ def new_model(
     model = new_gpt2(tokenizer, layers=layers, width=width, heads=heads, context=context, seed=seed)
     save_model(model, tokenizer, output)
     print(f"{output}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
-
-
-def quickstart(output: Path = Path("quickstart")) -> None:
-    """Run the whole job on the built-in tasks: train, evaluate, report.
-
-    Args:
-        output: Folder for everything the run makes; what is finished in it is not done again.
-    """
-    from .starter.quickstart import quickstart as run
-
-    print(run(output))
-
-
-def doctor() -> None:
-    """Show what this machine offers: versions, processor, memory, GPU."""
-    import os
-
-    import torch
-
-    from .models import pick_device
-    from .training.model_card import versions
-    from .training.plan import machine_speed
-
-    for name, number in versions().items():
-        print(f"{name:14} {number}")
-    print(f"{'device':14} {pick_device()}")
-    print(f"{'cpu threads':14} {torch.get_num_threads()}")
-    print(f"{'speed':14} {machine_speed(pick_device())} (timed for a second: a GPT-2 block, a stream through memory)")
-    pages = {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(os.sysconf_names)
-    if pages:
-        print(f"{'memory':14} {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB")
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        print(f"{'gpu ' + str(index):14} {properties.name}, {properties.total_memory / 2**30:.1f} GiB")
-
-
-VERBS: dict[str, Callable[..., None]] = {
-    "quickstart": quickstart,
-    "tasks list": tasks_list,
-    "tasks show": tasks_show,
-    "tasks check": tasks_check,
-    "tasks build": tasks_build,
-    "tasks import": tasks_import,
-    "tasks limit": tasks_limit,
-    "tasks show-prompt": tasks_show_prompt,
-    "new-model": new_model,
-    "train": train,
-    "evaluate": evaluate,
-    "adapt": adapt,
-    "reproduce": reproduce,
-    "predict": predict,
-    "report": report,
-    "doctor": doctor,
-}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns 0, 2 after a user's error (one sentence, no traceback), 130 when stopped."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    verb = " ".join(words[:2]) if " ".join(words[:2]) in VERBS else words[0] if words else "--help"
-    if verb not in VERBS:
-        width = max(map(len, VERBS))
-        lines = [f"  {name:{width}}  {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items()]
-        listing = "\n".join(["usage: maml-en-llm VERB [--flags]   (VERB --help shows its flags)", "", *lines])
-        if verb in ("-h", "--help", "tasks") and not (verb == "tasks" and len(words) > 1):
-            print(listing)
-            return 0
-        print(f"maml-en-llm: unknown verb {' '.join(words[:2])!r}\n{listing}", file=sys.stderr)
-        return 2
-    try:
-        run(VERBS[verb], words[len(verb.split()) :], verb)
-    except ValueError as error:
-        print(f"maml-en-llm {verb}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as interrupt:
-        print(f"maml-en-llm {verb}: {str(interrupt) or 'stopped'}", file=sys.stderr)
-        return 130
-    except OSError as error:
-        reason = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
-        print(f"maml-en-llm {verb}: {reason}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def run(function: Callable[..., None], words: list[str], verb: str) -> None:
-    program = f"maml-en-llm {verb}"
-    config_type = {"train": TrainConfig, "evaluate": EvaluateConfig, "adapt": AdaptConfig}.get(verb)
-    if config_type is None:
-        tyro.cli(function, args=words, prog=program)
-        return
-    # --config FILE.yaml gives defaults that flags override.
-    files = [i for i, word in enumerate(words) if word == "--config" or word.startswith("--config=")]
-    defaults: dict[str, Any] = {}
-    for i in reversed(files):
-        whole = words[i].partition("=")
-        if not whole[1] and i + 1 == len(words):
-            raise ValueError("--config needs the name of a YAML file")
-        path = whole[2] if whole[1] else words.pop(i + 1)
-        words.pop(i)
-        defaults = read_yaml(Path(path), config_type) | defaults
-    function(cli_config(config_type, defaults, words, program))
-
-
-def cli_config(config_type: type[Any], defaults: dict[str, Any], words: list[str], program: str) -> Any:
-    """A config from flags over `defaults`; checked once, when all of it is known."""
-    # The flags are parsed into a twin that checks nothing: what the check says is for `main` to print.
-    members = {"__doc__": config_type.__doc__, "__post_init__": lambda self: None}
-    twin: Any = type(config_type.__name__, (config_type,), members)
-    unchecked = object.__new__(twin)
-    for field in dataclasses.fields(config_type):
-        default = tyro.MISSING if field.default is dataclasses.MISSING else field.default
-        object.__setattr__(unchecked, field.name, defaults.get(field.name, default))
-    return config_type(**vars(tyro.cli(twin, default=unchecked, args=words, prog=program)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from maml_en_llm.cli import main
 from maml_en_llm.models import train_tokenizer
+from maml_en_llm.sources.quality import HASHES, NEAR, Finding, TokenCounter, examine, min_hashes, statistics_of
 from maml_en_llm.tasks.collection import Collection, Example, load_collection
-from maml_en_llm.tasks.quality import HASHES, NEAR, Finding, TokenCounter, examine, min_hashes, statistics_of
 from maml_en_llm.tasks.writing import write_setting, write_task
 
 OPTIONS = ("a", "b")

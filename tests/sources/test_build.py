@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from maml_en_llm.cli import main
-from maml_en_llm.tasks import build as building
+from maml_en_llm.sources import build as building
+from maml_en_llm.sources.build import Hub, build, parquet_files
+from maml_en_llm.sources.catalog import catalogue, paper_files
 from maml_en_llm.tasks import writing
-from maml_en_llm.tasks.build import Hub, build, parquet_files
-from maml_en_llm.tasks.catalog import catalogue, paper_files
 from maml_en_llm.tasks.check import check_collection
 from maml_en_llm.tasks.collection import load_collection
 

@@ -8,11 +8,11 @@ import pyarrow as arrow
 import pytest
 import yaml
 
-from maml_en_llm.tasks import catalog
-from maml_en_llm.tasks.build import read_setting
-from maml_en_llm.tasks.catalog import Entry, catalogue, problems_of_entry
+from maml_en_llm.sources import catalog
+from maml_en_llm.sources.build import read_setting
+from maml_en_llm.sources.catalog import Entry, catalogue, problems_of_entry
+from maml_en_llm.sources.mappings import MissingColumn, as_text, fill, options_of, span, value_at
 from maml_en_llm.tasks.collection import SETTING_KEYS
-from maml_en_llm.tasks.mappings import MissingColumn, as_text, fill, options_of, span, value_at
 
 ENTRIES = catalogue()
 ROWS = yaml.safe_load((Path(__file__).parent / "catalog_rows.yaml").read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .collection import SPLITS, Collection, Example, parse_line
+from ..tasks.collection import SPLITS, Collection, Example, parse_line
 
 NEAR = 0.8  # estimated share of common word runs from which two inputs count as near duplicates
 HASHES, BANDS = 24, 6  # MinHash values of an input, and the groups of them that must agree once to compare two

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maml_en_llm.cli import main
-from maml_en_llm.tasks import importing, writing
+from maml_en_llm.sources import importing
+from maml_en_llm.sources.importing import Columns, detect_delimiter, label_set, proposed_setting, read_tasks, split_of
+from maml_en_llm.tasks import writing
 from maml_en_llm.tasks.check import check_collection
 from maml_en_llm.tasks.collection import Example, load_collection
-from maml_en_llm.tasks.importing import Columns, detect_delimiter, label_set, proposed_setting, read_tasks, split_of
 
 SHARED = Path(__file__).parents[3] / "shared" / "tasks"
 REVIEWS = [(f"review {n}, quite long", "good" if n % 2 else "bad") for n in range(20)]

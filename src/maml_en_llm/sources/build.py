@@ -16,11 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..progress import console, track
-from .catalog import Entry, catalogue, paper_files
-from .collection import SETTING_KEYS, Example, read_json_object
-from .importing import PAPER_FILE, paper_task
-from .mappings import Row
-from .writing import (
+from ..tasks.collection import SETTING_KEYS, Example, read_json_object
+from ..tasks.writing import (
     STAGING,
     drawn,
     file_hashes,
@@ -31,6 +28,9 @@ from .writing import (
     write_setting,
     write_task,
 )
+from .catalog import Entry, catalogue, paper_files
+from .importing import PAPER_FILE, paper_task
+from .mappings import Row
 
 CONVERTED = "refs/convert/parquet"  # where the hub keeps Parquet copies of repositories in other formats
 SEED = 100

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from .collection import Example
-from .seeds import random_generator
+from ..tasks.collection import Example
+from ..tasks.seeds import random_generator
 
 Row = Mapping[str, Any]
 Words = Sequence[str] | Mapping[Any, str]  # label words by number, or by value

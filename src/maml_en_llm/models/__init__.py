@@ -1,0 +1,16 @@
+"""Hugging Face models: load, create, save, and their loss as a function of their parameters."""
+
+from .device import keep_freed_memory as keep_freed_memory
+from .device import pick_device as pick_device
+from .loading import load_model as load_model
+from .loading import load_tokenizer as load_tokenizer
+from .loading import save_model as save_model
+from .loss import PromptLoss as PromptLoss
+from .loss import prompt_loss as prompt_loss
+from .trainable import Trainable as Trainable
+from .trainable import choose_trainable as choose_trainable
+from .trainable import merge_trained as merge_trained
+from .trainable import trainable_parameters as trainable_parameters
+from .untrained import new_gpt2 as new_gpt2
+from .untrained import train_tokenizer as train_tokenizer
+from .untrained import word_tokenizer as word_tokenizer

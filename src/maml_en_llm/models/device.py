@@ -1,0 +1,38 @@
+"""The machine part that computes, and its memory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+
+import torch
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto`: the first GPU there is, else the CPU; ValueError for a device that is not there."""
+    if name != "auto":
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise ValueError(f"device is {name!r}; it must be auto, cpu, cuda, cuda:N or mps") from None
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError):
+            raise ValueError(f"device is {name!r} but this machine has no such device; use auto or cpu") from None
+        return device
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep large memory that it frees, where the C library is glibc; elsewhere nothing happens.
+
+    What goes back to the system comes back page by page and zeroed, which is a sixth of an update on a CPU
+    (docs/performance.md).
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        library = ctypes.CDLL(None)
+        for option in (trim_threshold, mmap_threshold):
+            library.mallopt(option, 2**31 - 1)

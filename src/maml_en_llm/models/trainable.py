@@ -1,0 +1,55 @@
+"""Which parameters of a model learn."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+Trainable = Literal["full", "lora", "bias", "last_blocks"]
+
+
+def choose_trainable(model: Any, trainable: Trainable, lora_rank: int = 8, last_blocks: int = 2) -> Any:
+    """The model with `requires_grad` on what learns alone; with LoRA wrapped by peft until `merge_trained`.
+
+    LoRA goes on every linear layer but the output layer, with alpha = 2 * rank.  Raises ValueError when the model has
+    nothing of the kind.
+    """
+    if trainable == "full":
+        return model
+    if trainable == "lora":
+        from peft import LoraConfig, LoraModel
+
+        transposed = any(type(module).__name__ == "Conv1D" for module in model.modules())  # GPT-2's linear layers are
+        lora = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear", fan_in_fan_out=transposed)
+        return LoraModel(model, lora, "default").eval()
+    model.requires_grad_(False)
+    if trainable == "bias":
+        learning = [parameter for name, parameter in model.named_parameters() if name.endswith("bias")]
+        if not learning:
+            raise ValueError(f"trainable is bias but a {type(model).__name__} has no biases; choose another")
+    else:
+        parts, blocks = _blocks(model)
+        if last_blocks > len(blocks):
+            raise ValueError(f"last_blocks is {last_blocks} but the model has {len(blocks)} blocks")
+        norms = [m for n, m in parts.named_children() if "norm" in type(m).__name__.lower() and "embed" not in n]
+        learning = [p for module in [*blocks[-last_blocks:], *norms] for p in module.parameters()]
+    for parameter in learning:
+        parameter.requires_grad_()
+    return model
+
+
+def _blocks(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
+    """The transformer blocks, which are the list with the most parameters, and the module that holds them."""
+    lists = [(m, c) for m in model.modules() for c in m.children() if isinstance(c, nn.ModuleList)]
+    return max(lists, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
+
+
+def merge_trained(model: Any) -> Any:
+    """The plain Hugging Face model with what was learned in it."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that learn, by name, each tied weight once; in-place changes reach the model."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

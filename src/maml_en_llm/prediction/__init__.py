@@ -1,0 +1,1 @@
+"""How a model scores the options of examples."""
