@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from maml_en_llm.config import EvaluateConfig, TrainConfig
+from maml_en_llm.config import EvaluateConfig
+from maml_en_llm.methods import method_type
+from maml_en_llm.methods.method import Method
 from maml_en_llm.prompts.batches import Batch
 
 WORDS = "ant bee cat dog eel fox gnu hen owl pig rat yak red blue big small glad sad near far".split()
@@ -70,7 +73,8 @@ def make_collection(folder: Path) -> Path:
     return folder
 
 
-def train_config(collection: Path, model: Path, output: Path, **changes: Any) -> TrainConfig:
+def train_config(collection: Path, model: Path, output: Path, method: str = "maml-en-llm", **changes: Any) -> Method:
+    kind = method_type(method)
     defaults: dict[str, Any] = {
         "setting": "small",
         "batches": 8,
@@ -78,15 +82,14 @@ def train_config(collection: Path, model: Path, output: Path, **changes: Any) ->
         "max_tokens": 96,
         "max_tokens_per_example": 24,
         "lr": 1e-3,
+        "inner_lr": 1e-3,
         "device": "cpu",
         "log_every": 1,
         "checkpoint_every": 0,
     }
-    if changes.get("method") == "multitask-zero-shot":
-        del defaults["demonstrations"]
-    if changes.get("method", "maml-en-llm") == "maml-en-llm":
-        defaults["inner_lr"] = 1e-3
-    return TrainConfig(collection=collection, model=str(model), output=output, **(defaults | changes))
+    keys = {field.name for field in dataclasses.fields(kind)}
+    own = {key: value for key, value in defaults.items() if key in keys}
+    return kind(collection=collection, model=str(model), output=output, **(own | changes))
 
 
 def evaluate_config(collection: Path, model: Path, output: Path, **changes: Any) -> EvaluateConfig:
@@ -170,7 +173,7 @@ def write_results(
         by_seed = dict(zip(map(str, seeds), values, strict=True))
         return {"scores": by_seed, "average": sum(values) / len(values), "worst": min(values)}
 
-    common = {"kind": "classification", "metric": "macro_f1", "examples": 8, "prompts_cut_alone": 0}
+    common = {"kind": "classification", "metric": "macro_f1", "examples": 8}
     tasks = {name: common | entry(values) | {"unseen_domain": name in unseen} for name, values in scores.items()}
     summary = {}
     for subset, members in (("test", list(tasks)), ("unseen_domain_test", list(unseen))):

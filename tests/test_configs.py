@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from maml_en_llm.config import AdaptConfig, TrainConfig, read_yaml
+from maml_en_llm.config import AdaptConfig, load_yaml
 from maml_en_llm.evaluation.adaptation import adapted_label
-from maml_en_llm.evaluation.protocol import as_trained
+from maml_en_llm.evaluation.protocol import style_of
 from maml_en_llm.experiments.rows import TABLE_NAMES, TABLES, Overrides, Row, read_overrides, read_table, rows_of
-from maml_en_llm.training.model_card import method_label
+from maml_en_llm.methods import method_from_keys, method_of_model
+from maml_en_llm.methods.maml_en_llm import MAMLenLLM
+from maml_en_llm.methods.method import Method
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 PAPER = {
@@ -31,23 +33,23 @@ PAPER = {
 }
 
 
-def resolved(path: Path) -> TrainConfig:
-    flags = {"collection": Path("collection"), "setting": "hr_to_lr", "output": Path("runs/one")}
-    return TrainConfig(**(read_yaml(path, TrainConfig) | flags))
+def resolved(path: Path) -> Method:
+    flags = {"collection": "collection", "setting": "hr_to_lr", "output": "runs/one"}
+    return method_from_keys(load_yaml(path) | flags, str(path))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_has_the_papers_values(path: Path) -> None:
     config = resolved(path)
-    assert {key: getattr(config, key) for key in PAPER} == PAPER
-    assert config.shown == (0 if config.method == "multitask-zero-shot" else 16)
+    paper = {key: value for key, value in PAPER.items() if hasattr(config, key)}
+    assert {key: getattr(config, key) for key in paper} == paper
+    assert config.prompts().demonstrations == (0 if config.name == "multitask-zero-shot" else 16)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_file_name_is_the_row_it_trains(path: Path) -> None:
     config = resolved(path)
-    label = method_label(config.method, config.direction, config.shown, vars(config))
-    assert path.stem.replace("multitask", "multi-task") == label.lower().replace(" ", "-")
+    assert path.stem.replace("multitask", "multi-task") == config.label().lower().replace(" ", "-")
 
 
 def test_every_row_is_there_in_both_directions() -> None:
@@ -81,9 +83,8 @@ def rows(name: str) -> list[Row]:
 
 def label_of(row: Row) -> str:
     """The label that the row's results will have."""
-    trained = vars(row.train) if row.train is not None else {}
-    form, shown, _ = as_trained(row.score, {"config": trained})
-    label = method_label(trained.get("method", ""), form.direction, shown, trained)
+    method = row.train or method_of_model({})
+    label = method.label(style_of(row.score, method))
     label = f"{label} + PMI" if row.score.calibrate else label
     return row.score.label or (adapted_label(label, row.score.lr) if isinstance(row.score, AdaptConfig) else label)
 
@@ -105,11 +106,11 @@ def test_table_has_the_papers_values(name: str) -> None:
             assert (row.score.model, row.score.layout) == ("openai-community/gpt2-medium", "spaces")
             continue
         free = {"table5": ("optimizer", "inner_optimizer", "shares_moments", "seed"), "runtime": ("batches",)}
-        keys = PAPER.keys() - free.get(name, ())
+        keys = {key for key in PAPER if hasattr(row.train, key)} - {*free.get(name, ())}
         assert {key: getattr(row.train, key) for key in keys} == {key: PAPER[key] for key in keys}
         assert row.train.layout == "metaicl"
         assert row.train.data_amount == amount
-        assert row.train.shown == (0 if row.train.method == "multitask-zero-shot" else 16)
+        assert row.train.prompts().demonstrations == (0 if row.train.name == "multitask-zero-shot" else 16)
 
 
 @pytest.mark.parametrize("name", TABLE_NAMES)
@@ -139,7 +140,7 @@ def test_rows_train_as_the_files_in_configs_say() -> None:
     for row in trained:
         assert row.train is not None
         config = configs[row.name.replace("multi-task", "multitask")]
-        places = {key: getattr(row.train, key) for key in ("output", "resume", "device", "setting")}
+        places = {key: getattr(row.train, key) for key in ("collection", "output", "device", "setting")}
         assert replace(config, **places) == row.train
 
 
@@ -150,8 +151,10 @@ def test_table_5_has_the_papers_optimizers() -> None:
             continue
         assert row.score.seeds == (row.train.seed,)
         assert row.score.data_amount == "limited"
-        inner = (row.train.inner_optimizer, row.train.shares_moments) if row.train.method == "maml-en-llm" else None
-        found.add((row.train.method, inner, row.train.optimizer, row.train.seed))
+        inner = None
+        if isinstance(row.train, MAMLenLLM):
+            inner = (row.train.inner_optimizer, row.train.shares_moments)
+        found.add((row.train.name, inner, row.train.optimizer, row.train.seed))
     pairs = [(inner, outer) for inner in ("sgd", "adamw") for outer in ("sgd", "adamw")]
     expected = {("maml-en-llm", (inner, False), outer, seed) for inner, outer in pairs for seed in (10, 20)}
     expected |= {("maml-en-llm", ("adamw", True), "adamw", seed) for seed in (10, 20)}

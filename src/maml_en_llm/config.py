@@ -6,47 +6,68 @@ An unknown key is an error, and so is a key that the chosen method does not read
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
-from .bilevel.curvature import Curvature
-from .bilevel.meta_gradient import Order, Trajectory
-from .models.trainable import Trainable
-from .prompts.layout import Direction, Layout, Overflow, PromptFormat
+from .prompts.layout import Direction, Layout, Overflow
 
-MethodName = Literal["language-model", "metaicl", "metaict", "multitask-zero-shot", "maml-en-llm"]
 Optimizer = Literal["adamw", "sgd"]
+Trainable = Literal["full", "lora", "bias", "last_blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Meta-train a causal language model on the training tasks of a setting."""
+class Config:
+    """Keys of a command. Subclasses check their values in `check`, which constructing one calls."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset({"collection", "output", "device"})
+    """Keys that do not change what is computed; of collections and models the content counts."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raises ValueError naming the key whose value cannot be meant."""
+        check_literals(self)
+
+    def at_least(self, least: int, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                must = f"be at least {least}" if least else "not be negative"
+                raise ValueError(f"{name} is {getattr(self, name)}; it must {must}")
+
+    def not_negative(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:  # nan is refused, too
+                raise ValueError(f"{name} is {value}; it must {'be finite' if value > 0 else 'not be negative'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """Keys of every training run; a method adds its own (methods/method.py)."""
+
+    FREE: ClassVar[frozenset[str]] = Config.FREE | {"checkpoint_every", "log_every"}
 
     collection: Path
     """Folder of NLP tasks."""
     setting: str
     """Name of the setting whose training tasks are learned from."""
     model: str
-    """Hugging Face folder or hub id to start from."""
+    """Hugging Face folder or hub id to start from, or starter for the built-in model."""
     output: Path
     """Run directory: config.yaml, metrics.jsonl, checkpoints/ and model/."""
-    method: MethodName = "maml-en-llm"
-    """How batches become updates."""
-    direction: Direction = "direct"
-    """direct predicts output from input; channel predicts input from output."""
 
     batches: int = 50_000
-    """Training length in batches seen, the same for every method; MAML-en-LLM sees 2kn in a meta-update."""
+    """Training length in batches seen, the same for every method."""
     batch_size: int = 1
     """Prompts in a batch."""
-    demonstrations: int = 16
-    """Labelled examples in front of each example."""
     layout: Layout = "newlines"
     """How examples are joined; metaicl is exactly the reference implementation's way."""
     max_tokens: int = 1024
@@ -65,50 +86,6 @@ class TrainConfig:
     last_blocks: int = 2
     """trainable=last_blocks: how many transformer blocks learn, with the final norm."""
 
-    optimizer: Optimizer = "adamw"
-    """The optimizer (MAML-en-LLM: of the outer step)."""
-    lr: float = 1e-5
-    """Learning rate (MAML-en-LLM: beta, of the outer step)."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay of both steps."""
-    momentum: float = 0.0
-    """Momentum of SGD."""
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of AdamW's running averages."""
-    adam_eps: float = 1e-8
-    """Added to the root of AdamW's second moment."""
-    gradient_clip: float | None = 1.0
-    """Largest norm of the (meta-)gradient; None leaves it as it is."""
-    schedule: Literal["linear", "constant"] = "linear"
-    """Course of lr: linear falls to 0 over the run. The inner learning rate stays."""
-    warmup: float = 0.0
-    """Share of the run over which lr rises from 0."""
-
-    predicted: Literal["text", "answers"] = "text"
-    """language-model: what counts in the loss, every token or the answers of all examples in the prompt."""
-
-    copies: int = 1
-    """MAML-en-LLM: n, adapted copies that a meta-update explores."""
-    inner_steps: int = 1
-    """MAML-en-LLM: k, inner steps of each copy."""
-    inner_optimizer: Optimizer = "adamw"
-    """MAML-en-LLM: optimizer of the inner steps."""
-    inner_lr: float = 1e-5
-    """MAML-en-LLM: alpha, learning rate of the inner steps."""
-    order: Order = "second"
-    """MAML-en-LLM: second is the exact meta-gradient, first ignores how adaptation depends on the start."""
-    curvature: Curvature | None = None
-    """MAML-en-LLM: Hessian-vector products by one more gradient (difference), two (central), or exact; by default
-    difference in float32, central in bfloat16."""
-    trajectory: Trajectory = "keep"
-    """MAML-en-LLM: with inner_steps > 1, keep every step or recompute it on the way back, which saves memory."""
-    verify_curvature: int = 0
-    """MAML-en-LLM: every N updates compare with exact curvature and log the error (0: never)."""
-    shared_moments: bool | None = None
-    """MAML-en-LLM: inner and outer steps update one optimizer state; by default if they use the same optimizer."""
-    sampling: Literal["mixture", "same_task"] = "mixture"
-    """MAML-en-LLM: support and query are draws from the mixture of all tasks, or come from one task a copy."""
-
     device: str = "auto"
     """auto takes a GPU if there is one."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -117,111 +94,28 @@ class TrainConfig:
     """Updates between two lines of metrics.jsonl."""
     checkpoint_every: int = 1000
     """Batches between two checkpoints (0: none but when interrupted)."""
-    resume: bool = False
-    """Continue the run in --output from its newest checkpoint, or start it if there is none."""
-    plan: bool = False
-    """Have the command print what memory, time and disk the run will take, and stop."""
 
-    def __post_init__(self) -> None:
-        check_literals(self)
-        for name in ("batches", "batch_size", "copies", "inner_steps", "log_every", "lora_rank", "last_blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("demonstrations", "checkpoint_every", "lr", "inner_lr", "weight_decay", "warmup"):
-            if not getattr(self, name) >= 0:  # so that nan is refused, too
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("adam_eps", "gradient_clip"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.warmup > 1:
-            raise ValueError(f"warmup is {self.warmup}; it must be at most 1")
-        if not all(0 <= beta < 1 for beta in self.adam_betas):
-            raise ValueError(f"adam_betas is {self.adam_betas}; each must be at least 0 and below 1")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
+    def check(self) -> None:
+        super().check()
+        self.at_least(1, "batches", "batch_size", "log_every", "lora_rank", "last_blocks")
+        self.at_least(0, "checkpoint_every")
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for name, why in unread_keys(self).items():
+        for name, why in self.unread().items():
             if getattr(self, name) != defaults[name]:
                 raise ValueError(f"{name} is set but {why} does not read it; leave it out")
-        if self.shared_moments and self.optimizer != self.inner_optimizer:
-            raise ValueError(
-                f"shared_moments needs one optimizer for both steps, but inner_optimizer is {self.inner_optimizer} and "
-                f"optimizer is {self.optimizer}; make them equal or leave shared_moments out"
-            )
-        group = self.batches_per_update
-        if self.batches < group:
-            raise ValueError(
-                f"batches is {self.batches}, less than the {group} of one update (2 * inner_steps * copies)"
-            )
-        self.prompt_format()
 
-    @property
-    def batches_per_update(self) -> int:
-        return 2 * self.inner_steps * self.copies if self.method == "maml-en-llm" else 1
-
-    @property
-    def shares_moments(self) -> bool:
-        """shared_moments with its default filled in."""
-        return self.optimizer == self.inner_optimizer if self.shared_moments is None else self.shared_moments
-
-    @property
-    def chosen_curvature(self) -> Curvature:
-        """curvature with its default filled in."""
-        return self.curvature or ("difference" if self.precision == "float32" else "central")
-
-    @property
-    def shown(self) -> int:
-        """Demonstrations in front of each example, as the method uses them."""
-        return 0 if self.method == "multitask-zero-shot" else self.demonstrations
-
-    @property
-    def instructed(self) -> bool:
-        """Whether the task's instruction stands at the head of each prompt."""
-        return self.method == "metaict"
-
-    def prompt_format(self) -> PromptFormat:
-        return PromptFormat(self.direction, self.layout, self.max_tokens, self.max_tokens_per_example)
-
-
-MAML_KEYS = (
-    "copies",
-    "inner_steps",
-    "inner_optimizer",
-    "inner_lr",
-    "order",
-    "curvature",
-    "trajectory",
-    "verify_curvature",
-    "shared_moments",
-    "sampling",
-)
-
-
-def unread_keys(config: Any) -> dict[str, str]:
-    """Keys that a TrainConfig (or what has its fields) leaves unread, each with the choice that does not read it."""
-    optimizers = {config.optimizer} | ({config.inner_optimizer} if config.method == "maml-en-llm" else set())
-    optimizer = f"optimizer={config.optimizer}"
-    groups = (
-        (config.method != "maml-en-llm", f"method={config.method}", MAML_KEYS),
-        (config.method != "language-model", f"method={config.method}", ("predicted",)),
-        (config.method == "multitask-zero-shot", f"method={config.method}", ("demonstrations",)),
-        (config.trainable != "lora", f"trainable={config.trainable}", ("lora_rank",)),
-        (config.trainable != "last_blocks", f"trainable={config.trainable}", ("last_blocks",)),
-        ("sgd" not in optimizers, optimizer, ("momentum",)),
-        ("adamw" not in optimizers, optimizer, ("adam_betas", "adam_eps")),
-        (config.order == "first", f"order={config.order}", ("curvature", "trajectory", "verify_curvature")),
-        (config.inner_steps == 1, f"inner_steps={config.inner_steps}", ("trajectory",)),
-    )
-    found: dict[str, str] = {}
-    for unread, why, names in groups:
-        if unread:
-            found = dict.fromkeys(names, why) | found
-    return found
+    def unread(self) -> dict[str, str]:
+        """Keys that other values leave without effect, each with the value that does."""
+        read = {"lora": "lora_rank", "last_blocks": "last_blocks"}
+        unread = {name for trainable, name in read.items() if trainable != self.trainable}
+        return dict.fromkeys(unread, f"trainable={self.trainable}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Config):
     """Score a model on the target tasks of a setting under the MetaICL protocol."""
+
+    FREE: ClassVar[frozenset[str]] = Config.FREE | {"label", "tokens_per_forward"}
 
     model: str
     """Hugging Face folder or hub id."""
@@ -268,15 +162,12 @@ class EvaluateConfig:
     tokens_per_forward: int | None = None
     """Tokens that one forward pass scores, behind the shared demonstrations; by default chosen by the free memory."""
 
-    def __post_init__(self) -> None:
-        check_literals(self)
+    def check(self) -> None:
+        super().check()
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one")
-        if self.demonstrations is not None and self.demonstrations < 0:
-            raise ValueError(f"demonstrations is {self.demonstrations}; it must not be negative")
-        for name in ("orders", "max_examples", "tokens_per_forward"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        self.at_least(0, "demonstrations")
+        self.at_least(1, "orders", "max_examples", "tokens_per_forward")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,18 +183,17 @@ class AdaptConfig(EvaluateConfig):
     adaptation_seed: int = 100
     """Seed of the draw of these examples."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.lr >= 0:
-            raise ValueError(f"lr is {self.lr}; it must not be negative")
-        for name, least in (("adaptation_examples", 1), ("adaptation_tokens", 4)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+    def check(self) -> None:
+        super().check()
+        self.not_negative("lr")
+        self.at_least(1, "adaptation_examples")
+        self.at_least(4, "adaptation_tokens")
 
 
 def check_literals(config: Any) -> None:
     """ValueError when a field holds none of the words that its type allows."""
-    for name, hint in typing.get_type_hints(type(config)).items():
+    hints = typing.get_type_hints(type(config))
+    for name, hint in ((field.name, hints[field.name]) for field in dataclasses.fields(config)):
         parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
         allowed = [word for part in parts if typing.get_origin(part) is Literal for word in typing.get_args(part)]
         absent = getattr(config, name) is None and type(None) in parts
@@ -331,7 +221,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 def typed_keys(record: Mapping[str, Any], config_type: type[Any], where: str) -> dict[str, Any]:
     """`record` with the types of `config_type`'s fields; ValueError, which begins with `where`, for an unknown key."""
-    hints = typing.get_type_hints(config_type)
+    every = typing.get_type_hints(config_type)
+    hints = {field.name: every[field.name] for field in dataclasses.fields(config_type)}
     unknown = [key for key in record if key not in hints]
     if unknown:
         raise ValueError(f"{where}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(hints))}")
@@ -380,4 +271,6 @@ def to_yaml(config: Any) -> str:
             return str(value)
         return list(value) if isinstance(value, tuple) else value
 
-    return yaml.safe_dump({key: plain(value) for key, value in vars(config).items()}, sort_keys=False)
+    keys = {"method": config.name} if hasattr(config, "name") else {}
+    keys |= {key: plain(value) for key, value in vars(config).items()}
+    return yaml.safe_dump(keys, sort_keys=False)

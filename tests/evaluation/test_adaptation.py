@@ -12,10 +12,11 @@ import torch
 from builders import evaluate_config
 from maml_en_llm.cli import main
 from maml_en_llm.config import AdaptConfig
-from maml_en_llm.evaluation import adaptation, protocol
+from maml_en_llm.evaluation import adaptation
 from maml_en_llm.evaluation.adaptation import adapt, adaptation_prompts
 from maml_en_llm.evaluation.protocol import Evaluation, evaluate
 from maml_en_llm.models import load_model
+from maml_en_llm.prediction import in_context
 
 
 def adapt_config(collection: Path, model: Path, output: Path, **changes: Any) -> AdaptConfig:
@@ -53,7 +54,7 @@ def test_each_task_is_learned_by_plain_steps_from_the_same_start(
             torch.nn.functional.cross_entropy(model(ids).logits[0, places - 1], ids[0, places]).backward()
             optimizer.step()
         model.save_pretrained(tmp_path / task.name)
-        job.scorer.model.load_state_dict(model.state_dict())
+        job.model.scorer.model.load_state_dict(model.state_dict())
         expected = {seed: rows for seed, rows in job.predict(task, set()) if rows is not None}
         for row in (row for row in after if row["task"] == task.name):
             assert row["scores"] == pytest.approx(expected[row["seed"]][row["index"]]["scores"], abs=1e-4)
@@ -81,7 +82,7 @@ def test_prompts_hold_other_examples_that_fit_and_never_the_target(
     drawn = []
     for prompt in prompts:
         assert len(prompt.token_ids) <= 96
-        text = job.tokenizer.decode(prompt.token_ids)
+        text = job.model.tokenizer.decode(prompt.token_ids)
         assert text.startswith("Say how it feels.\n\n\n") == instructions
         *shown, target = text.removeprefix("Say how it feels.\n\n\n").split("\n\n\n")
         pairs = [example.split("\n") for example in (*shown, target)]
@@ -89,7 +90,7 @@ def test_prompts_hold_other_examples_that_fit_and_never_the_target(
         assert len({question for question, _ in pairs}) == len(pairs)
         drawn.append(pairs[-1][0])
         answer = [token for token, is_answer in zip(prompt.token_ids, prompt.answer_mask, strict=True) if is_answer]
-        assert job.tokenizer.decode(answer) == f"\n{pairs[-1][1]}"
+        assert job.model.tokenizer.decode(answer) == f"\n{pairs[-1][1]}"
     assert len(set(drawn)) == 6
     lengths = [len(adaptation_prompts(job, replace(config, adaptation_tokens=n), mood)[0].token_ids) for n in (64, 160)]
     assert lengths[0] <= 64 < lengths[1] <= 160
@@ -99,7 +100,7 @@ def test_a_stopped_adaptation_continues_with_the_next_task_seed(
     collection_folder: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = adapt(adapt_config(collection_folder, model_folder, tmp_path / "whole.json"))
-    original, scored, learned = protocol.score_targets, [], []
+    original, scored, learned = in_context.score_targets, [], []
 
     def counting(*arguments: Any) -> Any:
         scored.append("")
@@ -107,7 +108,7 @@ def test_a_stopped_adaptation_continues_with_the_next_task_seed(
             signal.raise_signal(signal.SIGINT)
         return original(*arguments)
 
-    monkeypatch.setattr(protocol, "score_targets", counting)
+    monkeypatch.setattr(in_context, "score_targets", counting)
     config = adapt_config(collection_folder, model_folder, tmp_path / "cut.json")
     with pytest.raises(KeyboardInterrupt, match="the same command continues"):
         adapt(config)

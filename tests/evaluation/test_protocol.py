@@ -15,6 +15,7 @@ from maml_en_llm.evaluation import protocol
 from maml_en_llm.evaluation.metrics import score
 from maml_en_llm.evaluation.protocol import evaluate
 from maml_en_llm.models import load_model, load_tokenizer
+from maml_en_llm.prediction import in_context, predictor
 from maml_en_llm.prompts.demonstrations import fixed_demonstrations
 from maml_en_llm.prompts.layout import EncodedPrompt, PromptFormat
 from maml_en_llm.tasks.collection import load_collection
@@ -59,7 +60,7 @@ def test_predictions_are_those_of_plain_encoding(
         max_tokens=max_tokens,
         tokens_per_forward=100,
     )
-    results = evaluate(config)
+    evaluate(config)
 
     model, tokenizer, collection = (
         load_model(model_folder),
@@ -87,8 +88,6 @@ def test_predictions_are_those_of_plain_encoding(
                 assert row["predicted"] == example.options[row["scores"].index(min(row["scores"]))]
     assert next(rows, None) is None
     assert bool(cut) == (max_tokens == 64)
-    alone = sum(task["prompts_cut_alone"] for task in results["tasks"].values())
-    assert bool(alone) == (overflow == "left" and max_tokens == 64)
 
 
 def test_results_are_the_averages_and_worsts_of_the_predictions(
@@ -188,7 +187,7 @@ def test_evaluating_changes_no_weight(
         loaded.append(load_model(*arguments))
         return loaded[-1]
 
-    monkeypatch.setattr(protocol, "load_model", remember)
+    monkeypatch.setattr(predictor, "load_model", remember)
     files = {path.name: path.read_bytes() for path in model_folder.iterdir()}
     evaluate(evaluate_config(collection_folder, model_folder, tmp_path / "r.json"))
     assert {path.name: path.read_bytes() for path in model_folder.iterdir()} == files
@@ -206,8 +205,8 @@ def stop_in_task_seed(monkeypatch: pytest.MonkeyPatch, number: int) -> list[str]
             signal.raise_signal(signal.SIGINT)
         return original(*arguments)
 
-    original = protocol.score_targets
-    monkeypatch.setattr(protocol, "score_targets", counting)
+    original = in_context.score_targets
+    monkeypatch.setattr(in_context, "score_targets", counting)
     return scored
 
 
@@ -409,13 +408,13 @@ def test_validation_scores_held_out_train_examples_behind_others(
     collection_folder: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pools: dict[str, set[str]] = {}
-    original = protocol.fixed_demonstrations
+    original = in_context.InContext.scores
 
-    def drawing(examples: Any, *rest: Any) -> Any:
-        pools[rest[1]] = {example.input for example in examples}
-        return original(examples, *rest)
+    def scoring(self: Any, task: Any, *rest: Any) -> Any:
+        pools[task.name] = {example.input for example in task.bank}
+        return original(self, task, *rest)
 
-    monkeypatch.setattr(protocol, "fixed_demonstrations", drawing)
+    monkeypatch.setattr(in_context.InContext, "scores", scoring)
     config = evaluate_config(collection_folder, model_folder, tmp_path / "v.json", split="validation")
     assert all(task["examples"] == 4 for task in evaluate(config)["tasks"].values())  # a fifth of 20
     collection = load_collection(collection_folder)

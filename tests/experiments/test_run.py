@@ -15,10 +15,8 @@ import pytest
 
 from builders import make_collection, write_lines
 from maml_en_llm.cli import main
-from maml_en_llm.experiments import plan
 from maml_en_llm.prompts.batches import MixtureSampler
 from maml_en_llm.tasks.collection import load_collection
-from maml_en_llm.training import plan as training_plan
 from maml_en_llm.training.checkpoint import read_metrics
 
 SMALL = """
@@ -69,13 +67,6 @@ class Reproduction:
     def done(self) -> list[str]:
         """The rows that the last command worked on."""
         return [line.split("/")[1].split()[0] for line in self.err.splitlines() if line.startswith("──")]
-
-
-@pytest.fixture(autouse=True)
-def _known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plans time the machine for seconds; here they need not."""
-    for module in (plan, training_plan):
-        monkeypatch.setattr(module, "calibrate", lambda *arguments: training_plan.Speed(1e9, 1e9, 1e9, 1e9))
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_maml_without_adaptation_is_metaicl_on_the_query_batches(
     difference = run(method="maml-en-llm", curvature="difference", **QUERY_ONLY)
     with monkeypatch.context() as patch:  # of each pair the second batch is the query
         patch.setattr(
-            "maml_en_llm.methods.metaicl.MixtureSampler",
+            "maml_en_llm.methods.method.MixtureSampler",
             lambda **data: Renumbered(MixtureSampler(**data), lambda number: 2 * number + 1),
         )
         metaicl = run(method="metaicl", batches=6)

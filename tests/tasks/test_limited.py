@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maml_en_llm.cli import main
-from maml_en_llm.config import TrainConfig
+from maml_en_llm.methods.metaicl import MetaICL
 from maml_en_llm.tasks.collection import Example, load_collection
 from maml_en_llm.tasks.limited import Limited, limited, stratified_indices, validation_split
 from maml_en_llm.training.loop import training_examples
@@ -86,8 +86,8 @@ def test_training_takes_limited_data(tmp_path: Path, starter_folder: Path) -> No
         "model": "m",
         "output": tmp_path / "run",
     }
-    complete = training_examples(TrainConfig(**config), collection, setting)
-    some = training_examples(TrainConfig(**config, data_amount="limited"), collection, setting)
+    complete = training_examples(MetaICL(**config), collection, setting)
+    some = training_examples(MetaICL(**config, data_amount="limited"), collection, setting)
     assert {len(examples) for examples in complete.values()} == {300, 120}
     assert {len(examples) for examples in some.values()} == {30, 12}
     assert list(some) == list(setting.train)

@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import time
-import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from builders import make_collection, train_config
 from maml_en_llm.cli import main
-from maml_en_llm.config import MethodName, TrainConfig, read_yaml
-from maml_en_llm.training import loop
-from maml_en_llm.training.checkpoint import read_metrics
-from maml_en_llm.training.loop import learning_rate_scale, train
+from maml_en_llm.methods import method_names
+from maml_en_llm.methods.method import GradientMethod, Method
+from maml_en_llm.training.checkpoint import read_metrics, read_training_config
+from maml_en_llm.training.loop import train
 
-METHODS = typing.get_args(MethodName)
+METHODS = method_names()
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
@@ -44,13 +43,15 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
 def in_update(number: int, what: Callable[[], None]) -> Iterator[None]:
     """Lets `what` happen during the update of that number, counted from 1."""
 
-    def scale(config: TrainConfig, update: int, updates: int) -> float:
-        if update == number - 1:
-            what()
-        return learning_rate_scale(config, update, updates)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "learning_rate_scale", scale)
+        for kind in (Method, GradientMethod):
+
+            def scale(config: Method, update: int, updates: int, original: Any = kind.learning_rate_scale) -> float:
+                if update == number - 1:
+                    what()
+                return float(original(config, update, updates))
+
+            patch.setattr(kind, "learning_rate_scale", scale)
         yield
 
 
@@ -68,12 +69,12 @@ def test_a_run_that_was_interrupted_and_resumed_is_bitwise_the_same(
 ) -> None:
     whole = train_config(collection_folder, model_folder, tmp_path / "whole", method=method, log_every=2)
     assert train(whole) == tmp_path / "whole" / "model"
-    cut = train_config(collection_folder, model_folder, tmp_path / "cut", method=method, log_every=2, resume=True)
+    cut = train_config(collection_folder, model_folder, tmp_path / "cut", method=method, log_every=2)
     with in_update(3, ctrl_c), pytest.raises(KeyboardInterrupt, match=r"add --resume"):
         train(cut)
     assert not (tmp_path / "cut" / "model").exists()
     assert len(list((tmp_path / "cut" / "checkpoints").iterdir())) == 1
-    train(cut)
+    train(cut, resume=True)
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
     assert not (tmp_path / "cut" / "checkpoints").exists()
 
@@ -98,27 +99,25 @@ def test_resuming_from_a_checkpoint_drops_what_came_after_it(
     changes = {"batches": 10} | changes
     train(train_config(collection_folder, model_folder, tmp_path / "whole", **changes))
     group = train_config(collection_folder, model_folder, tmp_path, **changes).batches_per_update
-    cut = train_config(
-        collection_folder, model_folder, tmp_path / "cut", **changes, resume=True, checkpoint_every=3 * group
-    )
+    cut = train_config(collection_folder, model_folder, tmp_path / "cut", **changes, checkpoint_every=3 * group)
 
     with in_update(5, crash), pytest.raises(MemoryError):
         train(cut)
     (checkpoint,) = (tmp_path / "cut" / "checkpoints").iterdir()
     assert int(checkpoint.name) == 3 * group
     assert read_metrics(tmp_path / "cut")[-1]["batches"] == 4 * group
-    train(cut)
+    train(cut, resume=True)
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_a_crash_before_the_first_checkpoint_starts_anew(
     collection_folder: Path, model_folder: Path, tmp_path: Path
 ) -> None:
-    config = train_config(collection_folder, model_folder, tmp_path / "cut", method="metaicl", resume=True)
+    config = train_config(collection_folder, model_folder, tmp_path / "cut", method="metaicl")
 
     with in_update(3, crash), pytest.raises(MemoryError):
         train(config)
-    train(config)
+    train(config, resume=True)
     train(train_config(collection_folder, model_folder, tmp_path / "whole", method="metaicl"))
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
@@ -152,11 +151,9 @@ def test_ctrl_c_and_resume_on_the_command_line(
     assert main([str(word) for word in [*words, "--output", output, "--resume"]]) == 0
     assert capsys.readouterr().out.strip() == str(output / "model")
 
-    config = TrainConfig(
-        **vars(train_config(collection_folder, model_folder, tmp_path / "whole", method=method))
-        | {"batches": 160, "demonstrations": 1, "max_tokens": 48, "inner_lr": 1e-5, "checkpoint_every": 1000}
-    )
-    train(config)
+    changes = {"batches": 160, "demonstrations": 1, "max_tokens": 48, "checkpoint_every": 1000}
+    changes |= {"inner_lr": 1e-5} if method == "maml-en-llm" else {}
+    train(train_config(collection_folder, model_folder, tmp_path / "whole", method=method, **changes))
     assert_same_run(output, tmp_path / "whole")
 
 
@@ -188,7 +185,7 @@ def test_the_model_card_says_how_the_model_was_made(
     assert card.startswith("---\n")
     for stated in [
         "# MAML-2-2",
-        "`maml-en-llm` (second order, direct)",
+        "`maml-en-llm` (direct)",
         "seed 7",
         "Setting `small` of the collection `small`, 4 of 4",
         "colour, size, pick, swap",
@@ -204,7 +201,6 @@ def test_the_model_card_says_how_the_model_was_made(
     assert record["label"] == "MAML-2-2"
     assert record["config"]["seed"] == 7
     assert record["config"]["order"] == "second"
-    assert record["config"]["shared_moments"] is True
     assert record["updates"] == 2
     assert record["training_tasks"] == ["colour", "size", "pick", "swap"]
     assert record["started_from"] == str(model_folder)
@@ -237,8 +233,7 @@ def test_a_run_is_not_overwritten(collection_folder: Path, model_folder: Path, t
     before = (folder / "model.safetensors").stat().st_mtime_ns
     with pytest.raises(ValueError, match=r"already holds a run; add --resume to continue it or choose another"):
         train(config)
-    again = train_config(collection_folder, model_folder, tmp_path / "run", method="metaicl", batches=2, resume=True)
-    assert train(again) == folder
+    assert train(config, resume=True) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
 
     (tmp_path / "thesis").mkdir()
@@ -267,8 +262,8 @@ def test_resuming_with_another_configuration_names_the_key(
     with in_update(2, ctrl_c), pytest.raises(KeyboardInterrupt):
         train(train_config(collection_folder, model_folder, tmp_path / "run"))
     with pytest.raises(ValueError, match=rf"config\.yaml: the run to resume {words}"):
-        train(train_config(collection_folder, model_folder, tmp_path / "run", resume=True, **change))
-    train(train_config(collection_folder, model_folder, tmp_path / "run", resume=True, checkpoint_every=4))
+        train(train_config(collection_folder, model_folder, tmp_path / "run", **change), resume=True)
+    train(train_config(collection_folder, model_folder, tmp_path / "run", checkpoint_every=4), resume=True)
 
 
 def test_resuming_with_other_data_is_an_error(model_folder: Path, tmp_path: Path) -> None:
@@ -278,7 +273,7 @@ def test_resuming_with_other_data_is_an_error(model_folder: Path, tmp_path: Path
     train_file = folder / "data" / "size" / "train.jsonl"
     train_file.write_text("".join(train_file.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(ValueError, match="the training data has changed"):
-        train(train_config(folder, model_folder, tmp_path / "run", resume=True))
+        train(train_config(folder, model_folder, tmp_path / "run"), resume=True)
 
 
 def test_a_start_that_failed_does_not_stand_in_the_way(
@@ -306,13 +301,13 @@ def test_metrics_and_configuration_are_saved(collection_folder: Path, model_fold
     expected = {"batches", "loss", "support_loss", "gradient_norm", "second_order_share", "lr", "seconds"}
     assert all(line.keys() == expected for line in lines)
     assert [line["lr"] for line in lines] == pytest.approx([1e-3, 1e-3 * 4 / 7, 1e-3 / 7])
-    assert TrainConfig(**read_yaml(tmp_path / "run" / "config.yaml", TrainConfig)) == config
+    assert read_training_config(tmp_path / "run" / "config.yaml") == config
 
 
 def test_learning_rate_schedule() -> None:
     def scales(**changes: Any) -> list[float]:
         config = train_config(Path(), Path(), Path(), method="metaicl", **changes)
-        return [learning_rate_scale(config, update, 10) for update in range(10)]
+        return [config.learning_rate_scale(update, 10) for update in range(10)]
 
     assert scales(schedule="constant") == [1.0] * 10
     assert scales() == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])

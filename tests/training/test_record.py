@@ -44,7 +44,7 @@ def test_a_configuration_hash_tells_what_is_computed_from_where_it_lies(model_fo
         base = {"collection": Path("c"), "model": model_folder, "output": tmp_path / "run", "method": "metaicl"}
         return config_hash(train_config(**(base | changes)))
 
-    same = [{"checkpoint_every": 5}, {"resume": True}, {"output": Path("x")}, {"device": "auto"}]
+    same = [{"checkpoint_every": 5}, {"log_every": 7}, {"output": Path("x")}, {"device": "auto"}]
     assert {of(**changes) for changes in same} == {of()}
     copy = shutil.copytree(model_folder, tmp_path / "copy")
     assert of(model=copy) == of()

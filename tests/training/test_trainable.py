@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM
 from builders import random_batch, tiny_language_model, train_config
 from maml_en_llm import AdamW, meta_gradient
 from maml_en_llm.bilevel import value_and_gradient
-from maml_en_llm.config import TrainConfig
+from maml_en_llm.methods.method import GradientMethod
 from maml_en_llm.models import PromptLoss, choose_trainable, merge_trained, trainable_parameters
-from maml_en_llm.training import loop
-from maml_en_llm.training.loop import learning_rate_scale, train
+from maml_en_llm.models import trainable as trainable_module
+from maml_en_llm.training.loop import train
 from unrolled import meta_gradient as unrolled_meta_gradient
 from unrolled import relative_error
 
@@ -58,7 +58,7 @@ def test_what_is_trained_changes_and_nothing_else(
 
     changes = {"method": method, **TRAINED[trainable]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "merge_trained", keep)
+        patch.setattr(trainable_module, "merge_trained", keep)
         folder = train(train_config(collection_folder, model_folder, tmp_path / "run", **changes))
     before, after = weights(model_folder), weights(folder)
     assert after.keys() == before.keys()
@@ -78,22 +78,24 @@ def test_what_is_trained_changes_and_nothing_else(
 def test_an_interrupted_run_is_resumed_bitwise_from_the_trained_parameters_alone(
     method: str, trainable: str, collection_folder: Path, model_folder: Path, tmp_path: Path
 ) -> None:
-    changes = {"method": method, "resume": True, "checkpoint_every": 2, **TRAINED[trainable]}
+    changes = {"method": method, "checkpoint_every": 2, **TRAINED[trainable]}
     whole = train(train_config(collection_folder, model_folder, tmp_path / "whole", **changes))
 
-    def crash(config: TrainConfig, update: int, updates: int) -> float:
+    original = GradientMethod.learning_rate_scale
+
+    def crash(config: GradientMethod, update: int, updates: int) -> float:
         if update == 3:
             raise MemoryError
-        return learning_rate_scale(config, update, updates)
+        return original(config, update, updates)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "learning_rate_scale", crash)
+        patch.setattr(GradientMethod, "learning_rate_scale", crash)
         with pytest.raises(MemoryError):
             train(train_config(collection_folder, model_folder, tmp_path / "cut", **changes))
     (checkpoint,) = (tmp_path / "cut" / "checkpoints").iterdir()
-    saved = safetensors.torch.load_file(checkpoint / "parameters.safetensors")
-    assert all("lora_" in name if trainable == "lora" else learns(trainable, name) for name in saved)
-    cut = train(train_config(collection_folder, model_folder, tmp_path / "cut", **changes))
+    saved = safetensors.torch.load_file(checkpoint / "state.safetensors")
+    assert all("lora_" in n if trainable == "lora" else learns(trainable, n) for n in saved if n != "optimizer_step")
+    cut = train(train_config(collection_folder, model_folder, tmp_path / "cut", **changes), resume=True)
     found, expected = weights(cut), weights(whole)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from ..config import AdaptConfig, EvaluateConfig, TrainConfig, read_yaml
+from ..config import AdaptConfig, EvaluateConfig, load_yaml, typed_keys
 from ..experiments.rows import TableName
+from ..methods import DEFAULT, method_type
+from ..methods.method import Method
 from ..progress import console
 from .tasks import (
     new_model,
@@ -25,16 +28,28 @@ from .tasks import (
 )
 
 
-def train(config: TrainConfig) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TrainSwitches:
+    """What `train` does with a configuration."""
+
+    method: str = DEFAULT
+    """How batches become updates; its keys are flags, too: `train --method NAME --help` shows them."""
+    resume: bool = False
+    """Continue the run in --output from its newest checkpoint, or start it if there is none."""
+    plan: bool = False
+    """Show what memory, time and disk the run will take, and stop."""
+
+
+def train(config: Method, switches: TrainSwitches) -> None:
     """Meta-train a model on the training tasks of a setting."""
-    if config.plan:
+    if switches.plan:
         from ..training.plan import plan
 
         print(plan(config))
         return
     from ..training.loop import train as run
 
-    print(run(config))
+    print(run(config, switches.resume))
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -165,13 +180,11 @@ def doctor() -> None:
 
     from ..models import pick_device
     from ..training.model_card import versions
-    from ..training.plan import machine_speed
 
     for name, number in versions().items():
         print(f"{name:14} {number}")
     print(f"{'device':14} {pick_device()}")
     print(f"{'cpu threads':14} {torch.get_num_threads()}")
-    print(f"{'speed':14} {machine_speed(pick_device())} (timed for a second: a GPT-2 block, a stream through memory)")
     pages = {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(os.sysconf_names)
     if pages:
         print(f"{'memory':14} {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB")
@@ -230,33 +243,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(function: Callable[..., None], words: list[str], verb: str) -> None:
     program = f"maml-en-llm {verb}"
-    config_type = {"train": TrainConfig, "evaluate": EvaluateConfig, "adapt": AdaptConfig}.get(verb)
-    if config_type is None:
+    if verb not in ("train", "evaluate", "adapt"):
         tyro.cli(function, args=words, prog=program)
         return
     # --config FILE.yaml gives defaults that flags override.
-    files = [i for i, word in enumerate(words) if word == "--config" or word.startswith("--config=")]
     defaults: dict[str, Any] = {}
-    for i in reversed(files):
-        whole = words[i].partition("=")
-        if not whole[1] and i + 1 == len(words):
-            raise ValueError("--config needs the name of a YAML file")
-        path = whole[2] if whole[1] else words.pop(i + 1)
-        words.pop(i)
-        defaults = read_yaml(Path(path), config_type) | defaults
-    function(cli_config(config_type, defaults, words, program))
+    for path in reversed(_values_of("--config", words)):
+        defaults = {key: (value, path) for key, value in load_yaml(Path(path)).items()} | defaults
+    if verb == "train":
+        function(*training_flags(defaults, words, program))
+        return
+    config_type = EvaluateConfig if verb == "evaluate" else AdaptConfig
+    flags = parse_flags(config_type, typed_defaults(defaults, config_type), words, program)
+    function(config_type(**vars(flags)))
 
 
-def cli_config(config_type: type[Any], defaults: dict[str, Any], words: list[str], program: str) -> Any:
-    """A config from flags over `defaults`; checked once, when all of it is known."""
-    # The flags are parsed into a twin that checks nothing: what the check says is for `main` to print.
-    members = {"__doc__": config_type.__doc__, "__post_init__": lambda self: None}
-    twin: Any = type(config_type.__name__, (config_type,), members)
-    unchecked = object.__new__(twin)
+def training_flags(defaults: dict[str, Any], words: list[str], program: str) -> tuple[Method, TrainSwitches]:
+    """The method that `--method`, or else a file, names, and its keys."""
+    named = _values_of("--method", list(words))
+    name = named[-1] if named else str(defaults.get("method", (DEFAULT, ""))[0])
+    kind = method_type(name)
+    kind_and_switches: Any = dataclasses.make_dataclass("Train", (), bases=(kind, TrainSwitches), frozen=True)
+    typed = typed_defaults(defaults, kind_and_switches)
+    flags = vars(parse_flags(kind_and_switches, typed, words, program, kind.__doc__))
+    switches = {field.name: flags.pop(field.name) for field in dataclasses.fields(TrainSwitches)}
+    return kind(**flags), TrainSwitches(**switches)
+
+
+def typed_defaults(defaults: dict[str, Any], config_type: type[Any]) -> dict[str, Any]:
+    """The values of files, by key with the file, with the types of `config_type`'s fields."""
+    typed: dict[str, Any] = {}
+    for key, (value, path) in defaults.items():
+        typed |= typed_keys({key: value}, config_type, path)
+    return typed
+
+
+def parse_flags(
+    config_type: type[Any], defaults: dict[str, Any], words: list[str], program: str, about: str | None = None
+) -> Any:
+    """The fields of `config_type` from flags over `defaults`, unchecked: what a check says is for `main` to print."""
+    members = {"__doc__": about or config_type.__doc__, "__post_init__": lambda self: None}
+    unchecked_type: Any = type(config_type.__name__, (config_type,), members)
+    unchecked = object.__new__(unchecked_type)
     for field in dataclasses.fields(config_type):
         default = tyro.MISSING if field.default is dataclasses.MISSING else field.default
         object.__setattr__(unchecked, field.name, defaults.get(field.name, default))
-    return config_type(**vars(tyro.cli(twin, default=unchecked, args=words, prog=program)))
+    return tyro.cli(unchecked_type, default=unchecked, args=words, prog=program)
+
+
+def _values_of(flag: str, words: list[str]) -> list[str]:
+    """Takes every `flag VALUE` and `flag=VALUE` out of `words`; the values in their order."""
+    values: list[str] = []
+    rest = iter(list(words))
+    words.clear()
+    for word in rest:
+        if word != flag and not word.startswith(f"{flag}="):
+            words.append(word)
+            continue
+        value = word.partition("=")[2] if "=" in word else next(rest, None)
+        if value is None:
+            raise ValueError(f"{flag} needs a value")
+        values.append(value)
+    return values
 
 
 if __name__ == "__main__":

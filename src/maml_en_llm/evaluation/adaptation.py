@@ -24,7 +24,7 @@ from ..prompts.demonstrations import draw_indices
 from ..prompts.layout import EncodedPrompt, PromptFormat
 from ..tasks.collection import Example, Task
 from ..tasks.seeds import random_generator
-from .protocol import Evaluation, PredictionStore, demonstration_pool, task_result
+from .protocol import Evaluation, PredictionStore, demonstration_bank, task_result
 
 PAPER_LR = 1e-7
 
@@ -36,7 +36,7 @@ def adapt(config: AdaptConfig) -> dict[str, Any]:
     A task that is finished is not done again when the same command continues.  Raises ValueError for bad input.
     """
     job = Evaluation(config)
-    parameters = {name: p.detach() for name, p in trainable_parameters(job.model).items()}
+    parameters = {name: p.detach() for name, p in trainable_parameters(job.model.network).items()}
     start = {name: parameter.clone() for name, parameter in parameters.items()}
     after = PredictionStore(config, job.provenance, job.record.manifest_hash)
     unadapted = replace(config, output=config.output.with_suffix(".before.json"))
@@ -48,7 +48,7 @@ def adapt(config: AdaptConfig) -> dict[str, Any]:
             steps = max(steps, len(prompts))
             for store in (before, after):
                 if store is after and not set(job.seeds) <= after.finished(task.name):
-                    learn(job.model, parameters, prompts, config.lr)
+                    learn(job.model.network, parameters, prompts, config.lr)
                 job.score(task, store, progress, stop)
             with torch.no_grad():
                 for name, parameter in parameters.items():
@@ -78,7 +78,7 @@ def adapted_label(label: str, lr: float) -> str:
 def adaptation_prompts(job: Evaluation, config: AdaptConfig, task: Task) -> list[EncodedPrompt]:
     """The prompts that `task` is learned from, in order: each drawn example behind others of those drawn, as many as
     fit whole in `adaptation_tokens`.  Raises ValueError when the task has too few examples."""
-    pool, count = demonstration_pool(config, task), config.adaptation_examples
+    pool, count = demonstration_bank(config, task), config.adaptation_examples
     if len(pool) < count:
         raise ValueError(
             f"the task {task.name} has {len(pool)} train examples, fewer than the {count} to adapt to; "
@@ -87,16 +87,19 @@ def adaptation_prompts(job: Evaluation, config: AdaptConfig, task: Task) -> list
     generator = random_generator("adaptation", task.name, config.adaptation_seed)
     drawn = [pool[index] for index in draw_indices(generator, len(pool), count)]
     limit = config.adaptation_tokens
-    form = replace(job.form, max_tokens=limit, max_tokens_per_example=min(limit, job.form.max_tokens_per_example))
-    head = form.encode_instruction(job.tokenizer, task.instruction) if job.instructed else []
+    style, tokenizer = job.style, job.model.tokenizer
+    form = replace(
+        style.format, max_tokens=limit, max_tokens_per_example=min(limit, style.format.max_tokens_per_example)
+    )
+    head = form.encode_instruction(tokenizer, task.instruction) if style.instructed else []
     if head:  # it may take room from the example, which is cut to what is left
         room = max(4, limit - len(head))
         form = replace(form, max_tokens_per_example=min(room, form.max_tokens_per_example))
     prompts = []
     for target in range(count):
-        others = [drawn[i] for i in generator.permutation(count) if i != target][: job.shown]
-        shown = others_that_fit(form, job.tokenizer, others, drawn[target], head)
-        prompts.append(form.encode_training(job.tokenizer, shown, drawn[target], head))
+        others = [drawn[i] for i in generator.permutation(count) if i != target][: style.demonstrations]
+        shown = others_that_fit(form, tokenizer, others, drawn[target], head)
+        prompts.append(form.encode_training(tokenizer, shown, drawn[target], head))
     return prompts
 
 

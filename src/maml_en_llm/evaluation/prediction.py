@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ..config import EvaluateConfig
-from ..models import load_model, load_tokenizer, pick_device
-from ..prediction.scoring import Scorer
+from ..methods import method_of_model
+from ..models import pick_device
+from ..prediction.predictor import LabelledTask, LoadedModel
 from ..progress import console
+from ..prompts.demonstrations import AsGiven
 from ..tasks.collection import Example
 from ..training.model_card import read_provenance
-from .protocol import as_trained, score_targets
 
 
 def predict(
@@ -36,17 +37,15 @@ def predict(
             f"the demonstration output {shown_output!r} is not among the options {', '.join(options)}; "
             "add it or correct it"
         )
-    unset = EvaluateConfig(model=model, collection=Path(), setting="", output=Path())
-    form, _, instructed = as_trained(unset, read_provenance(model))
-    if instructed and not instruction:
+    method = method_of_model(read_provenance(model))
+    style = replace(method.prompts_at_test(), demonstrations=len(demonstrations))
+    if style.instructed and not instruction:
         console.print("this model was trained with an instruction at the head of each prompt; --instruction gives one")
-    tokenizer = load_tokenizer(model)
-    head = form.encode_instruction(tokenizer, instruction)
+    style = replace(style, instructed=bool(instruction))
     shown = [Example(d.input, d.output, options) for d in demonstrations]
-    targets = form.encode_targets(tokenizer, Example(input, options[0], options), first=not shown and not head)
-    scorer = Scorer(load_model(model, pick_device(device)))
-    prefix = form.encode_demonstrations(tokenizer, shown, first=not head)
-    ((scores,), _) = score_targets(form, scorer, prefix, [targets], head)
+    predictor = method.predictor(LoadedModel(model, pick_device(device)), style, select=AsGiven())
+    task = LabelledTask("demonstrations", shown, instruction)
+    (scores,) = predictor.scores(task, [Example(input, options[0], options)], seed=0)
     return dict(sorted(zip(options, scores, strict=True), key=lambda item: item[1]))
 
 

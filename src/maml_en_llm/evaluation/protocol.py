@@ -7,31 +7,27 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..config import EvaluateConfig
 from ..files import write_text
-from ..models import load_model, load_tokenizer, pick_device
-from ..prediction.scoring import Scorer
+from ..methods import method_of_model
+from ..methods.method import Method
+from ..models import pick_device
+from ..prediction.predictor import LabelledTask, LoadedModel
 from ..progress import StopRequest, Tracker, console, stop_on_signal, track
-from ..prompts.demonstrations import fixed_demonstrations
-from ..prompts.layout import EncodedTarget, PromptFormat
+from ..prompts.demonstrations import check_bank
+from ..prompts.style import PromptStyle
 from ..tasks.collection import Collection, Example, Task, load_collection
 from ..tasks.limited import limited, validation_split
 from ..training.loop import check_context
-from ..training.model_card import method_label, read_provenance, versions
+from ..training.model_card import read_provenance, versions
 from ..training.record import RunRecord, data_hash, digest
 from .metrics import metric_of, score
 
 RESULTS_FORMAT = "maml-en-llm results 1"
-DEFAULTS: dict[str, Any] = {
-    "direction": "direct",
-    "layout": "newlines",
-    "demonstrations": 16,
-    "max_tokens": 1024,
-    "max_tokens_per_example": 256,
-}
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -61,9 +57,11 @@ class Evaluation:
         self.setting = collection.setting(config.setting)
         console.print(self.setting.presence())
         self.provenance = read_provenance(config.model)
-        self.form, self.shown, self.instructed = as_trained(config, self.provenance)
+        self.method = method_of_model(self.provenance)
+        self.style = style_of(config, self.method)
         # Without demonstrations all seeds and orders are equal.
-        self.seeds, self.orders = (config.seeds, config.orders) if self.shown else (config.seeds[:1], 1)
+        several = self.style.demonstrations > 0
+        self.seeds, self.orders = (config.seeds, config.orders) if several else (config.seeds[:1], 1)
         tasks = [collection[name] for name in getattr(self.setting, config.subset)]
         self.tasks = [task for task in tasks if task.kind != "free_form"]
         if skipped := [task.name for task in tasks if task.kind == "free_form"]:
@@ -72,21 +70,16 @@ class Evaluation:
             raise ValueError(f"no target task of {config.setting} can be scored: {self.setting.presence()}")
         for task in self.tasks:  # what is not there must not be found halfway
             task.split("train" if config.split == "validation" else config.split)
-            self.demonstrations(task, config.seeds[0])
-        if self.instructed and (without := [task.name for task in self.tasks if not task.instruction]):
+            if several:
+                check_bank(demonstration_bank(config, task), self.style.demonstrations, task.name)
+        if self.style.instructed and (without := [task.name for task in self.tasks if not task.instruction]):
             console.print(f"scored without an instruction, because the manifest has none: {', '.join(without)}")
 
         device = pick_device(config.device)
         self.record = RunRecord(config, target_data_hash(config, collection), device)
-        self.tokenizer = load_tokenizer(config.model)
-        self.model = load_model(config.model, device)
-        check_context(self.model, self.form.max_tokens, config.model)
-        self.scorer = Scorer(self.model, config.tokens_per_forward)
-
-    def demonstrations(self, task: Task, seed: int, order: int = 0) -> list[Example]:
-        if not self.shown:
-            return []
-        return fixed_demonstrations(demonstration_pool(self.config, task), self.shown, task.name, seed, order)
+        self.model = LoadedModel(config.model, device, config.tokens_per_forward)
+        check_context(self.model.network, self.style.format.max_tokens, config.model)
+        self.predictor = self.method.predictor(self.model, self.style, calibrate=config.calibrate)
 
     def score(self, task: Task, store: PredictionStore, progress: Tracker, stop: StopRequest) -> None:
         """Predicts for every seed of `task` that `store` does not have; KeyboardInterrupt when asked to stop."""
@@ -103,47 +96,29 @@ class Evaluation:
         if set(self.seeds) <= finished:
             yield from ((seed, None) for seed in self.seeds)
             return
-        form, tokenizer, examples = self.form, self.tokenizer, scored_examples(self.config, task)
-        head = form.encode_instruction(tokenizer, task.instruction) if self.instructed else []
-        targets = form.encode_all_targets(tokenizer, examples, first=self.shown == 0 and not head)
+        examples = scored_examples(self.config, task)
+        labelled = LabelledTask(task.name, demonstration_bank(self.config, task), task.instruction)
         for seed in self.seeds:
             if seed in finished:
                 yield seed, None
                 continue
             rows = []
             for order in range(self.orders):
-                demonstrations = self.demonstrations(task, seed, order)
-                prefix = form.encode_demonstrations(tokenizer, demonstrations, first=not head)
-                scores, alone = score_targets(form, self.scorer, prefix, targets, head)
-                if self.config.calibrate:
-                    scores = self._calibrated(prefix, head, examples, scores)
+                scores = self.predictor.scores(labelled, examples, seed, order)
                 for index, (example, values) in enumerate(zip(examples, scores, strict=True)):
                     lowest = min(range(len(values)), key=values.__getitem__)
                     row = {"index": index, "output": example.output, "predicted": example.options[lowest]}
-                    row |= {"scores": [round(v, 6) for v in values], "shared_prefix": index not in alone}
+                    row |= {"scores": [round(v, 6) for v in values]}
                     rows.append(row | ({"order": order} if order else {}))
             yield seed, rows
-
-    def _calibrated(
-        self, prefix: list[int], head: list[int], examples: Sequence[Example], scores: list[list[float]]
-    ) -> list[list[float]]:
-        """Scores less those that the same options have with the input "N/A" (Holtzman et al., EMNLP 2021)."""
-        distinct = list(dict.fromkeys(example.options for example in examples))
-        texts = [Example("N/A", options[0], options) for options in distinct]
-        neutral = self.form.encode_all_targets(self.tokenizer, texts, first=not prefix and not head)
-        base = dict(zip(distinct, score_targets(self.form, self.scorer, prefix, neutral, head)[0], strict=True))
-        return [
-            [s - b for s, b in zip(values, base[e.options], strict=True)]
-            for e, values in zip(examples, scores, strict=True)
-        ]
 
     def results(self, by_task: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         """The content of the results file, from the result of each task."""
         config, setting = self.config, self.setting
         per_task = {n: result | {"unseen_domain": n in setting.unseen_domain_test} for n, result in by_task.items()}
-        trained = self.provenance.get("config", {})
-        label = method_label(trained.get("method", ""), self.form.direction, self.shown, trained)
-        resolved = vars(config) | vars(self.form) | {"demonstrations": self.shown, "instructions": self.instructed}
+        style, label = self.style, self.method.label(self.style)
+        resolved = vars(config) | vars(style.format)
+        resolved |= {"demonstrations": style.demonstrations, "instructions": style.instructed}
         plain = {key: str(value) if isinstance(value, Path) else value for key, value in resolved.items()}
         return {
             "format": RESULTS_FORMAT,
@@ -169,8 +144,8 @@ class Evaluation:
         }
 
 
-def demonstration_pool(config: EvaluateConfig, task: Task) -> Sequence[Example]:
-    """The examples that demonstrations are drawn from."""
+def demonstration_bank(config: EvaluateConfig, task: Task) -> Sequence[Example]:
+    """The labelled examples that demonstrations are chosen from."""
     return validation_split(task.train, task.name)[0] if config.split == "validation" else task.train
 
 
@@ -189,49 +164,18 @@ def target_data_hash(config: EvaluateConfig, collection: Collection) -> str:
     return digest([setting.unseen_domain_test, tasks])
 
 
-def as_trained(config: EvaluateConfig, provenance: Mapping[str, Any]) -> tuple[PromptFormat, int, bool]:
-    """Prompt format, number of demonstrations and whether prompts have an instruction at their head: what `config`
-    says, else as the model was trained, else defaults."""
-    trained = dict(provenance.get("config", {}))
-    if trained.get("method") == "multitask-zero-shot":
-        trained["demonstrations"] = 0
-    if trained.get("method") == "language-model":  # it was not trained for a direction or a number of demonstrations
-        del trained["direction"], trained["demonstrations"]
-    said = {key: value for key, value in vars(config).items() if value is not None}
-    known = {key: (DEFAULTS | trained | said)[key] for key in DEFAULTS}
-    shown = int(known.pop("demonstrations"))
-    if config.calibrate and known["direction"] == "channel":
+def style_of(config: EvaluateConfig, method: Method) -> PromptStyle:
+    """How prompts look: what `config` says, else as `method` has them."""
+    if config.calibrate and (config.direction or method.prompts_at_test().format.direction) == "channel":
         raise ValueError("calibrate is read in the direct direction only; leave it out")
-    instructed = trained.get("method") == "metaict" if config.instructions is None else config.instructions
-    return PromptFormat(**known, overflow=config.overflow), shown, instructed
-
-
-def score_targets(
-    form: PromptFormat,
-    scorer: Scorer,
-    prefix: list[int],
-    targets: Sequence[Sequence[EncodedTarget]],
-    head: Sequence[int] = (),
-) -> tuple[list[list[float]], set[int]]:
-    """Scores of all options of all examples behind `head`, which is never cut, and `prefix`, and the indices of
-    examples whose prompts could not share `prefix`."""
-    form = form.behind(head)
-    if form.overflow == "fit":
-        longest = max(len(target) for options in targets for target in options)
-        return scorer.score([*head, *form.fit(prefix, longest)], targets), set()
-    # Prompts that lose the same number of leading tokens still share all that is left of the demonstrations.
-    by_cut: dict[int, list[tuple[int, int]]] = {}
-    for e, options in enumerate(targets):
-        for o, target in enumerate(options):
-            cut = max(0, len(prefix) + len(target) - form.max_tokens)
-            by_cut.setdefault(cut, []).append((e, o))
-    scores = [[0.0] * len(options) for options in targets]
-    for cut, members in by_cut.items():
-        values = scorer.score([*head, *prefix[cut:]], [[targets[e][o]] for e, o in members])
-        for (e, o), (value,) in zip(members, values, strict=True):
-            scores[e][o] = value
-    alone = {e for cut, members in by_cut.items() if cut for e, _ in members}
-    return scores, alone
+    style = method.prompts_at_test()
+    names = ("direction", "layout", "max_tokens", "max_tokens_per_example")
+    said = {name: value for name in names if (value := getattr(config, name)) is not None}
+    return PromptStyle(
+        replace(style.format, **said, overflow=config.overflow),
+        style.demonstrations if config.demonstrations is None else config.demonstrations,
+        style.instructed if config.instructions is None else config.instructions,
+    )
 
 
 def task_result(
@@ -260,7 +204,6 @@ def task_result(
         **several,
         "average": sum(by_seed.values()) / len(by_seed),
         "worst": min(by_seed.values()),
-        "prompts_cut_alone": sum(not row["shared_prefix"] for row in first),
     }
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..evaluation.protocol import as_trained, scored_examples
-from ..models import load_tokenizer, pick_device
+from ..evaluation.protocol import scored_examples, style_of
+from ..methods import method_of_model
+from ..models import pick_device
+from ..prediction.predictor import LoadedModel
 from ..prediction.scoring import packed_length
 from ..progress import duration, track
-from ..training.plan import Plan, calibrate, model_shape, new_model
+from ..prompts.layout import EncodedTarget
+from ..training.plan import Plan, size_of
 from ..training.plan import plan as plan_training
 from .rows import Row
 from .run import Set
@@ -68,17 +70,16 @@ def _estimator(runs: Set) -> tuple[Any, str]:
         return None, f"{runs.rows[0].score.collection} is not a collection; give --collection"
     base = next((row.train.model for row in runs.rows if row.train is not None), runs.rows[0].score.model)
     try:
-        device, tokenizer, shape = pick_device(runs.rows[0].score.device), load_tokenizer(base), model_shape(base)
+        model = LoadedModel(base, pick_device(runs.rows[0].score.device))
     except ValueError as error:
         return None, str(error)
-    parameters = sum(p.numel() for p in new_model(shape, torch.device("meta")).parameters())
-    products = calibrate(shape, 1, min(512, getattr(shape, "max_position_embeddings", 512)), 8, device).products
+    weights, per_token = size_of(model.network.parameters()), seconds_per_token(model)
     trainings: dict[str, Plan] = {}
     counted: set[Path] = set()  # runs that an earlier row trains
     lengths: dict[tuple[Any, ...], float] = {}
 
     def estimate(row: Row) -> tuple[float, float, float]:
-        seconds = 2 * parameters * _tokens(runs, row, tokenizer, lengths) / products
+        seconds = per_token * _tokens(runs, row, model.tokenizer, lengths)
         if row.train is None or row.train.output in counted or runs.is_trained(row):
             return seconds, 0.0, 0.0
         name = row.train.output.name
@@ -86,16 +87,27 @@ def _estimator(runs: Set) -> tuple[Any, str]:
             trainings[name] = plan_training(row.train)
         found = trainings[name]
         counted.add(row.train.output)
-        return found.seconds + seconds, found.memory, 4.0 * parameters
+        return found.seconds + seconds, found.memory, weights
 
     return estimate, ""
+
+
+def seconds_per_token(model: LoadedModel) -> float:
+    """Of scoring, timed on a pack of random tokens behind a prefix."""
+    ids = [i % len(model.tokenizer) for i in range(64)]
+    targets = [[EncodedTarget(ids[:24], ids[24 + o : 28 + o]) for o in range(4)] for _ in range(8)]
+    model.scorer.score(ids, targets)
+    started = time.perf_counter()
+    model.scorer.score(ids, targets)
+    return (time.perf_counter() - started) / (len(ids) + sum(map(packed_length, targets)))
 
 
 def _tokens(runs: Set, row: Row, tokenizer: Any, lengths: dict[tuple[Any, ...], float]) -> float:
     """Tokens that scoring a row computes: demonstrations once per task and seed, then what follows them."""
     assert runs.opened is not None
     score = row.score
-    form, shown, _ = as_trained(score, {"config": vars(row.train)} if row.train is not None else {})
+    style = style_of(score, row.train or method_of_model({}))
+    form, shown = style.format, style.demonstrations
     seeds = len(score.seeds) if shown else 1
     total = 0.0
     for name in getattr(runs.opened.setting(row.setting), score.subset):

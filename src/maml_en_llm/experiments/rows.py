@@ -7,10 +7,11 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
-from ..config import AdaptConfig, EvaluateConfig, TrainConfig, load_yaml, typed_keys, unread_keys
+from ..config import AdaptConfig, EvaluateConfig, load_yaml, typed_keys
+from ..methods import DEFAULT, method_names, method_type
+from ..methods.method import Method
 
 TableName = Literal[
     "table2a",
@@ -27,11 +28,12 @@ TableName = Literal[
 ]
 TABLES = Path(__file__).parent / "tables"
 TABLE_NAMES: tuple[str, ...] = typing.get_args(TableName)
-SECTIONS: dict[str, type[Any]] = {"train": TrainConfig, "evaluate": EvaluateConfig, "adapt": AdaptConfig}
+SCORING: dict[str, type[Any]] = {"evaluate": EvaluateConfig, "adapt": AdaptConfig}
+SECTIONS = ("train", *SCORING)
 ROW_KEYS = {"run", *SECTIONS}
 FILE_KEYS = {"settings", "model", "rows", *SECTIONS}  # of a user's file, besides single keys
 TABLE_KEYS = {"about", "settings", "model", "runs", "rows", *SECTIONS}
-GIVEN = ("collection", "setting", "model", "output", "device", "resume", "plan")  # by flags, not by tables
+GIVEN = ("collection", "setting", "model", "output", "device")  # by flags, not by tables
 HUB = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # hub ids of openai-community
 
 Sections = dict[str, dict[str, Any]]
@@ -43,7 +45,7 @@ class Row:
 
     name: str
     setting: str
-    train: TrainConfig | None
+    train: Method | None
     score: EvaluateConfig
 
     def __str__(self) -> str:
@@ -101,9 +103,9 @@ def read_overrides(path: Path) -> Overrides:
     record = load_yaml(path)
     plain = {k: v for k, v in record.items() if k not in FILE_KEYS}
     sections = _sections(record, str(path))
-    known = {name: typing.get_type_hints(SECTIONS[name]) for name in ("train", "evaluate")}
+    known = {"train": training_keys(), "evaluate": {field.name for field in dataclasses.fields(EvaluateConfig)}}
     for key, value in plain.items():
-        readers = [name for name, hints in known.items() if key in hints]
+        readers = [name for name, keys in known.items() if key in keys]
         if not readers:
             names = ", ".join(sorted({*FILE_KEYS, *known["train"], *known["evaluate"]} - {*GIVEN}))
             raise ValueError(f"{path}: unknown key {key!r}; known keys are {names}")
@@ -156,13 +158,14 @@ def rows_of(
             train = None
             if "train" in source.rows[run]:
                 place = output / source.name / "runs" / setting / run
-                values = given | {"setting": setting, "model": model, "output": place, "resume": True}
+                values = given | {"setting": setting, "model": model, "output": place}
                 shared = source.shared.get("train", {}) | overrides.sections.get("train", {})
                 differences = source.rows[run]["train"] | overrides.rows.get(run, {}).get("train", {})
                 differences |= overrides.forced.get("train", {})
-                keys = _read_keys(shared, differences)
-                read |= keys.keys() & overrides.sections.get("train", {}).keys()
-                train = _make(TrainConfig, values | keys, f"{source.path.name}: row {run}")
+                where = f"{source.path.name}: row {run}"
+                train = _method(values | differences, shared, where)
+                ignored = {name for name in shared if name not in vars(train)} | train.unread().keys()
+                read |= overrides.sections.get("train", {}).keys() - (ignored - differences.keys())
             section = "adapt" if "adapt" in row else "evaluate"
             values = given | {"setting": setting, "model": str(train.output / "model") if train else model}
             values["output"] = output / table.name / "results" / setting / f"{name}.json"
@@ -170,7 +173,7 @@ def rows_of(
                 for reader in ("evaluate", "adapt") if section == "adapt" else ("evaluate",):
                     values |= part.get(reader, {})
                     read |= part.get(reader, {}).keys()
-            score = _make(SECTIONS[section], values, f"{table.path.name}: row {name}")
+            score = _make(SCORING[section], values, f"{table.path.name}: row {name}")
             found.append(Row(name, setting, train, score))
     unread = [k for section in overrides.sections.values() for k in section if k not in read]
     if unread and found:
@@ -178,11 +181,25 @@ def rows_of(
     return found
 
 
-def _read_keys(shared: Mapping[str, Any], differences: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's keys of training: of the shared ones those that its method reads."""
-    defaults = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
-    unread = unread_keys(SimpleNamespace(**(defaults | dict(shared) | dict(differences))))
-    return {k: v for k, v in shared.items() if k not in unread} | dict(differences)
+def training_keys() -> set[str]:
+    """The keys of all methods."""
+    return {"method"} | {field.name for name in method_names() for field in dataclasses.fields(method_type(name))}
+
+
+def _method(keys: Mapping[str, Any], shared: Mapping[str, Any], where: str) -> Method:
+    """A row's training: of the `shared` keys those that its method reads, under its own `keys`."""
+    kind = method_type(str(keys.get("method", shared.get("method", DEFAULT))))
+    fields = {field.name for field in dataclasses.fields(kind)}
+    own = {key: value for key, value in keys.items() if key != "method"}
+    if unknown := [key for key in own if key not in fields]:
+        raise ValueError(f"{where}: {unknown[0]} is no key of its method")
+    values = {key: value for key, value in shared.items() if key in fields} | own
+    unchecked = object.__new__(kind)  # which keys have an effect depends on the others alone
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    vars(unchecked).update(defaults | values)
+    unread = unchecked.unread().keys() - own.keys()
+    made: Method = _make(kind, {key: value for key, value in values.items() if key not in unread}, where)
+    return made
 
 
 def _make(config_type: type[Any], values: Mapping[str, Any], where: str) -> Any:
@@ -195,7 +212,7 @@ def _make(config_type: type[Any], values: Mapping[str, Any], where: str) -> Any:
 def _sections(record: Mapping[str, Any], where: str) -> Sections:
     """The typed sections of a table, a row or a user's file."""
     found = {}
-    for name, config_type in SECTIONS.items():
+    for name in SECTIONS:
         if name not in record:
             continue
         if not isinstance(record[name], dict):
@@ -203,7 +220,22 @@ def _sections(record: Mapping[str, Any], where: str) -> Sections:
         given = [key for key in record[name] if key in GIVEN]
         if given:
             raise ValueError(f"{where}: {name}: {given[0]} is not a value of a table; use the flags of `reproduce`")
-        found[name] = typed_keys(record[name], config_type, f"{where}: {name}")
+        if name == "train":
+            found[name] = _training_section(record[name], f"{where}: {name}")
+        else:
+            found[name] = typed_keys(record[name], SCORING[name], f"{where}: {name}")
+    return found
+
+
+def _training_section(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Keys of training with their types; without a `method`, those of any method."""
+    _refuse_unknown(record, training_keys(), where)
+    names = [str(record["method"])] if "method" in record else [DEFAULT, *method_names()]
+    found: dict[str, Any] = {key: value for key, value in record.items() if key == "method"}
+    for kind in map(method_type, names):
+        fields = {field.name for field in dataclasses.fields(kind)}
+        found = typed_keys({k: v for k, v in record.items() if k in fields}, kind, where) | found
+    _refuse_unknown(record, set(found), where)
     return found
 
 

@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import AdaptConfig, TrainConfig, read_yaml
+from ..config import AdaptConfig
 from ..evaluation.adaptation import adapt
 from ..evaluation.protocol import evaluate, target_data_hash
 from ..files import read_json
+from ..methods.method import Method
 from ..progress import console
 from ..reporting.report import report
 from ..tasks.collection import Collection, load_collection
+from ..training.checkpoint import read_training_config
 from ..training.loop import train, training_data_hash
 from ..training.model_card import read_provenance
 from ..training.record import config_hash, trained_identity
@@ -81,7 +83,7 @@ class Set:
     def collection(self) -> Collection:
         return self.opened if self.opened is not None else load_collection(self.rows[0].score.collection)
 
-    def training_hashes(self, config: TrainConfig) -> dict[str, str]:
+    def training_hashes(self, config: Method) -> dict[str, str]:
         data = training_data_hash(config, self.collection())
         return {"config_hash": config_hash(config), "manifest_hash": data}
 
@@ -168,21 +170,21 @@ class Set:
                         return False
                     if not self.is_trained(row):
                         self._set_aside_another(row.train)
-                        train(row.train)
+                        train(row.train, resume=True)
             if isinstance(row.score, AdaptConfig):
                 adapt(row.score)
             else:
                 evaluate(row.score)
         return True
 
-    def _set_aside_another(self, config: TrainConfig) -> None:
+    def _set_aside_another(self, config: Method) -> None:
         """Renames a run directory that was made from other inputs: what was computed is kept."""
         folder, hashes = config.output, self.training_hashes(config)
         if not folder.exists():
             return
         made = read_json(folder / "run.json")
         if "config_hash" not in made and (folder / "config.yaml").is_file():
-            made = self.training_hashes(TrainConfig(**read_yaml(folder / "config.yaml", TrainConfig)))
+            made = self.training_hashes(read_training_config(folder / "config.yaml"))
         if (folder / "model").is_dir() or any(made.get(key) != value for key, value in hashes.items()):
             kept = _beside(folder, time.strftime(".replaced-%Y%m%d-%H%M%S"))
             folder.rename(kept)

@@ -1,57 +1,59 @@
-"""The methods: how batches become one update of the parameters. One file each; `diff` two of them to compare."""
+"""The methods, one file each: a frozen dataclass with its keys, its learner and its predictor.
+
+The file's name is the method's: `metaicl.py` is `--method metaicl`. `diff` two files to compare two methods.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+import dataclasses
+from collections.abc import Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
 
-from ..bilevel import SGD, AdamW, Moments
-from ..bilevel.curvature import Loss
-from ..bilevel.steps import Tensors
-from ..config import TrainConfig
-from ..prompts.batches import Batch, Sampler
+from ..config import typed_keys
+from .method import Learner as Learner
+from .method import Method
 
-
-@runtime_checkable
-class Method(Protocol):
-    """What the training loop needs of a method; `moments` is all the state it keeps between updates."""
-
-    moments: Moments
-
-    def __init__(self, config: TrainConfig, parameters: Tensors) -> None: ...
-
-    def sampler(self, **data: Any) -> Sampler:
-        """Batches for this method from `data`, the fields of MixtureSampler."""
-
-    def update(
-        self, loss: Loss, parameters: Tensors, batches: Sequence[Batch], lr_scale: float, measure: bool
-    ) -> dict[str, float]:
-        """Changes `parameters` in place with config.batches_per_update batches; returns what to log.
-
-        lr_scale: factor of lr from the schedule. measure: whether figures that cost extra are wanted.
-        """
+DEFAULT = "maml-en-llm"
 
 
-def make_step(config: TrainConfig, optimizer: str, lr: float) -> SGD | AdamW:
-    """The inner or outer optimizer that a configuration asks for."""
-    if optimizer == "sgd":
-        return SGD(lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    return AdamW(lr=lr, betas=config.adam_betas, eps=config.adam_eps, weight_decay=config.weight_decay)
+def method_names() -> list[str]:
+    """The names of all methods."""
+    return sorted(module.name.replace("_", "-") for module in iter_modules(__path__) if module.name != "method")
 
 
-def method_class(name: str) -> Callable[[TrainConfig, Tensors], Method]:
-    """The class of the method of that name."""
-    from .language_model import LanguageModel
-    from .maml_en_llm import MAMLenLLM
-    from .metaicl import MetaICL
-    from .metaict import MetaICT
-    from .multitask_zero_shot import MultitaskZeroShot
+def method_type(name: str) -> type[Method]:
+    """The dataclass of the method of that name; ValueError when there is none."""
+    if name not in method_names():
+        raise ValueError(f"method is {name!r}; it must be one of {', '.join(method_names())}")
+    module = import_module(f".{name.replace('-', '_')}", __name__)
+    (found,) = (
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Method) and kind.__module__ == module.__name__
+    )
+    return found
 
-    methods: dict[str, Callable[[TrainConfig, Tensors], Method]] = {
-        "language-model": LanguageModel,
-        "metaicl": MetaICL,
-        "metaict": MetaICT,
-        "multitask-zero-shot": MultitaskZeroShot,
-        "maml-en-llm": MAMLenLLM,
-    }
-    return methods[name]
+
+def method_from_keys(keys: Mapping[str, Any], where: str = "configuration") -> Method:
+    """The method of `keys["method"]` (by default MAML-en-LLM) with the other keys, values as YAML has them.
+
+    Raises ValueError, which begins with `where`, for an unknown key or a wrong value.
+    """
+    kind = method_type(str(keys.get("method", DEFAULT)))
+    return kind(**typed_keys({name: value for name, value in keys.items() if name != "method"}, kind, where))
+
+
+def method_of_model(provenance: Mapping[str, Any]) -> Method:
+    """The method that made a model, from what training wrote of it; of any other model, language modelling.
+
+    Keys that the method no longer has are ignored: they say nothing about how its prompts look.
+    """
+    keys = dict(provenance.get("config") or {})
+    name = str(keys.pop("method", "language-model"))
+    kind = method_type(name)
+    fields = {field.name for field in dataclasses.fields(kind)}
+    required: dict[str, Any] = {"collection": "", "setting": "", "model": "", "output": ""}
+    known = {key: value for key, value in keys.items() if key in fields}
+    return method_from_keys({"method": name} | required | known, "the record of the model's training")

@@ -1,14 +1,33 @@
 """Language modelling on training prompts, to make a base model: the next-token loss of every token, or of the answers
-of all examples in a prompt, demonstrations included."""
+of all examples in a prompt, demonstrations included. A model that no method made counts as one of these."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from ..prompts.batches import MixtureSampler, Sampler
+from ..prompts.layout import Predicted
+from ..prompts.style import PromptStyle
 from .metaicl import MetaICL
 
 
+@dataclass(frozen=True, kw_only=True)
 class LanguageModel(MetaICL):
-    def sampler(self, **data: Any) -> Sampler:
-        return MixtureSampler(**data, predicted=self.config.predicted)
+    """Gradient descent on the next-token loss."""
+
+    predicted: Literal["text", "answers"] = "text"
+    """What counts in the loss: every token, or the answers of all examples in the prompt."""
+
+    @property
+    def baseline(self) -> str | None:
+        return None
+
+    def title(self, style: PromptStyle) -> str:
+        return "Raw LM" if style.demonstrations else "No ICL"
+
+    def counted_in_loss(self) -> Predicted:
+        return self.predicted
+
+    def prompts_at_test(self) -> PromptStyle:
+        """It was not trained for a direction or a number of demonstrations."""
+        return replace(self, direction="direct", demonstrations=16).prompts()

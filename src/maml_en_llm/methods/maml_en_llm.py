@@ -8,58 +8,129 @@ copies do well on query batches (Algorithm 1; docs/methods/maml-en-llm.md).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from ..bilevel import clip_by_global_norm_, meta_gradient, relative_error, update_all_
-from ..bilevel.curvature import Loss
-from ..bilevel.meta_gradient import Workspace
-from ..bilevel.steps import Tensors
-from ..config import TrainConfig
+from ..bilevel.curvature import Curvature
+from ..bilevel.meta_gradient import Order, Trajectory, Workspace
+from ..config import Optimizer
+from ..models.trainable import TrainableModel
 from ..prompts.batches import Batch, MixtureSampler, SameTaskSampler, Sampler
-from . import make_step
+from ..prompts.style import PromptStyle
+from .method import GradientLearner, GradientMethod, Learner
 
 
-class MAMLenLLM:
-    def __init__(self, config: TrainConfig, parameters: Tensors) -> None:
-        self.config = config
-        self.inner = make_step(config, config.inner_optimizer, config.inner_lr)
-        self.outer = make_step(config, config.optimizer, config.lr)
-        self.moments = self.outer.init(parameters)
-        self.workspace: Workspace = {}
+@dataclass(frozen=True, kw_only=True)
+class MAMLenLLM(GradientMethod):
+    """Second-order meta-training with shared AdamW moments; an update sees 2kn batches."""
+
+    copies: int = 1
+    """n, adapted copies that a meta-update explores."""
+    inner_steps: int = 1
+    """k, inner steps of each copy."""
+    inner_optimizer: Optimizer = "adamw"
+    """Optimizer of the inner steps."""
+    inner_lr: float = 1e-5
+    """alpha, learning rate of the inner steps."""
+    order: Order = "second"
+    """second is the exact meta-gradient, first ignores how adaptation depends on the start."""
+    curvature: Curvature | None = None
+    """Hessian-vector products by one more gradient (difference), two (central), or exact; by default difference in
+    float32, central in bfloat16."""
+    trajectory: Trajectory = "keep"
+    """With inner_steps > 1, keep every step or recompute it on the way back, which saves memory."""
+    verify_curvature: int = 0
+    """Every N updates compare with exact curvature and log the error (0: never)."""
+    shared_moments: bool | None = None
+    """Inner and outer steps update one optimizer state; by default if they use the same optimizer."""
+    sampling: Literal["mixture", "same_task"] = "mixture"
+    """Support and query are draws from the mixture of all tasks, or come from one task a copy."""
+
+    def title(self, style: PromptStyle) -> str:
+        return f"{'MAML' if self.order == 'second' else 'FOMAML'}-{2 * self.inner_steps}-{self.copies}"
+
+    @property
+    def batches_per_update(self) -> int:
+        return 2 * self.inner_steps * self.copies
+
+    @property
+    def optimizers(self) -> set[str]:
+        return {self.optimizer, self.inner_optimizer}
+
+    @property
+    def shares_moments(self) -> bool:
+        """shared_moments with its default filled in."""
+        return self.optimizer == self.inner_optimizer if self.shared_moments is None else self.shared_moments
+
+    @property
+    def chosen_curvature(self) -> Curvature:
+        """curvature with its default filled in."""
+        return self.curvature or ("difference" if self.precision == "float32" else "central")
 
     def sampler(self, **data: Any) -> Sampler:
-        if self.config.sampling == "same_task":
-            return SameTaskSampler(**data, inner_steps=self.config.inner_steps)
+        if self.sampling == "same_task":
+            return SameTaskSampler(**data, inner_steps=self.inner_steps)
         return MixtureSampler(**data)
 
-    def update(
-        self, loss: Loss, parameters: Tensors, batches: Sequence[Batch], lr_scale: float, measure: bool
-    ) -> dict[str, float]:
-        k = self.config.inner_steps
+    def learner(self, model: TrainableModel, sampler: Sampler) -> Learner:
+        return MAMLLearner(self, model, sampler)
+
+    def unread(self) -> dict[str, str]:
+        unread = super().unread()
+        if self.inner_steps == 1:
+            unread["trajectory"] = "inner_steps=1"
+        if self.order == "first":
+            unread |= dict.fromkeys(("curvature", "trajectory", "verify_curvature"), "order=first")
+        return unread
+
+    def check(self) -> None:
+        self.at_least(1, "copies", "inner_steps")
+        super().check()
+        self.not_negative("inner_lr")
+        self.at_least(0, "verify_curvature")
+        if self.shared_moments and self.optimizer != self.inner_optimizer:
+            raise ValueError(
+                f"shared_moments needs one optimizer for both steps, but inner_optimizer is {self.inner_optimizer} and "
+                f"optimizer is {self.optimizer}; make them equal or leave shared_moments out"
+            )
+
+
+class MAMLLearner(GradientLearner):
+    method: MAMLenLLM
+
+    def __init__(self, method: MAMLenLLM, model: TrainableModel, sampler: Sampler) -> None:
+        super().__init__(method, model, sampler)
+        self.inner = method.step(method.inner_optimizer, method.inner_lr)
+        self.workspace: Workspace = {}
+
+    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
+        method, k = self.method, self.method.inner_steps
         copies = [batches[i : i + 2 * k] for i in range(0, len(batches), 2 * k)]
         job: dict[str, Any] = {
             "support": [copy[:k] for copy in copies],
             "query": [copy[k:] for copy in copies],
             "step": self.inner,
-            "state": self.moments if self.config.shares_moments else None,
-            "order": self.config.order,
+            "state": self.moments if method.shares_moments else None,
+            "order": method.order,
         }
-        exact = meta_gradient(loss, parameters, **job).gradients if self.verification_is_due() else None
+        exact = meta_gradient(self.loss, self.parameters, **job).gradients if self.verification_is_due() else None
         result = meta_gradient(
-            loss,
-            parameters,
+            self.loss,
+            self.parameters,
             **job,
-            curvature=self.config.chosen_curvature,
-            trajectory=self.config.trajectory,
+            curvature=method.chosen_curvature,
+            trajectory=method.trajectory,
             donate_state=True,
-            measure_share=measure and self.config.order == "second",
+            measure_share=measure and method.order == "second",
             workspace=self.workspace,
         )
         curvature_error = None if exact is None else relative_error(result.gradients, exact)
-        norm = clip_by_global_norm_(result.gradients, self.config.gradient_clip)
-        update_all_(replace(self.outer, lr=self.outer.lr * lr_scale), parameters, result.gradients, self.moments)
-        figures = {"loss": float(result.query_loss), "support_loss": float(result.support_loss), "gradient_norm": norm}
+        norm = clip_by_global_norm_(result.gradients, method.gradient_clip)
+        outer = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
+        update_all_(outer, self.parameters, result.gradients, self.moments)
+        figures = {"loss": float(result.query_loss), "support_loss": float(result.support_loss)}
+        figures |= {"gradient_norm": norm, "lr": outer.lr}
         if result.second_order_share is not None:
             figures["second_order_share"] = result.second_order_share
         if curvature_error is not None:
@@ -68,6 +139,6 @@ class MAMLenLLM:
 
     def verification_is_due(self) -> bool:
         """Whether this update, counted by the steps that the moments have seen, is one that verify_curvature names."""
-        every = self.config.verify_curvature
-        steps_per_update = 1 + (self.config.batches_per_update // 2 if self.config.shares_moments else 0)
+        every = self.method.verify_curvature
+        steps_per_update = 1 + (self.method.batches_per_update // 2 if self.method.shares_moments else 0)
         return every > 0 and self.moments.step // steps_per_update % every == 0

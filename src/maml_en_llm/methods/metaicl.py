@@ -6,31 +6,31 @@ theta <- theta - AdamW(grad L(theta; batch))
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ..bilevel import clip_by_global_norm_, update_all_, value_and_gradient
-from ..bilevel.curvature import Loss
-from ..bilevel.steps import Tensors
-from ..config import TrainConfig
-from ..prompts.batches import Batch, MixtureSampler, Sampler
-from . import make_step
+from ..models.trainable import TrainableModel
+from ..prompts.batches import Batch, Sampler
+from ..prompts.style import PromptStyle
+from .method import GradientLearner, GradientMethod, Learner
 
 
-class MetaICL:
-    def __init__(self, config: TrainConfig, parameters: Tensors) -> None:
-        self.config = config
-        self.step = make_step(config, config.optimizer, config.lr)
-        self.moments = self.step.init(parameters)
+@dataclass(frozen=True, kw_only=True)
+class MetaICL(GradientMethod):
+    """Gradient descent on prompts with demonstrations."""
 
-    def sampler(self, **data: Any) -> Sampler:
-        return MixtureSampler(**data)
+    def title(self, style: PromptStyle) -> str:
+        return "MetaICL"
 
-    def update(
-        self, loss: Loss, parameters: Tensors, batches: Sequence[Batch], lr_scale: float, measure: bool
-    ) -> dict[str, float]:
+    def learner(self, model: TrainableModel, sampler: Sampler) -> Learner:
+        return MetaICLLearner(self, model, sampler)
+
+
+class MetaICLLearner(GradientLearner):
+    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
         (batch,) = batches
-        value, gradients = value_and_gradient(loss, parameters, batch)
-        norm = clip_by_global_norm_(gradients, self.config.gradient_clip)
-        update_all_(replace(self.step, lr=self.step.lr * lr_scale), parameters, gradients, self.moments)
-        return {"loss": float(value), "gradient_norm": norm}
+        value, gradients = value_and_gradient(self.loss, self.parameters, batch)
+        norm = clip_by_global_norm_(gradients, self.method.gradient_clip)
+        step = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
+        update_all_(step, self.parameters, gradients, self.moments)
+        return {"loss": float(value), "gradient_norm": norm, "lr": step.lr}

@@ -7,7 +7,7 @@ from .loading import load_tokenizer as load_tokenizer
 from .loading import save_model as save_model
 from .loss import PromptLoss as PromptLoss
 from .loss import prompt_loss as prompt_loss
-from .trainable import Trainable as Trainable
+from .trainable import TrainableModel as TrainableModel
 from .trainable import choose_trainable as choose_trainable
 from .trainable import merge_trained as merge_trained
 from .trainable import trainable_parameters as trainable_parameters

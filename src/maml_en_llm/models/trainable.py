@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-Trainable = Literal["full", "lora", "bias", "last_blocks"]
+from ..config import Trainable
+from .loading import save_model
+from .loss import PromptLoss
 
 
 def choose_trainable(model: Any, trainable: Trainable, lora_rank: int = 8, last_blocks: int = 2) -> Any:
@@ -53,3 +58,20 @@ def merge_trained(model: Any) -> Any:
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that learn, by name, each tied weight once; in-place changes reach the model."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+class TrainableModel:
+    """A causal language model whose `parameters`, by name, are learned; `loss` is a function of them and a batch."""
+
+    def __init__(self, network: Any, tokenizer: Any, autocast: torch.dtype | None = None) -> None:
+        self.network, self.tokenizer = network, tokenizer
+        self.parameters = {name: parameter.detach() for name, parameter in trainable_parameters(network).items()}
+        self.loss = PromptLoss(network, autocast)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def save(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Writes a plain Hugging Face folder with the texts `files`, by name, in it; what was learned is merged."""
+        save_model(merge_trained(self.network), self.tokenizer, folder, files)

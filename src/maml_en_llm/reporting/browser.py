@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import EvaluateConfig
-from ..evaluation.protocol import demonstration_pool, scored_examples
+from ..evaluation.protocol import demonstration_bank, scored_examples
 from ..prompts.demonstrations import fixed_demonstrations
 from ..tasks.collection import Collection, Example, Task, load_collection
 from .reading import Inputs, Result
@@ -115,7 +115,7 @@ class Predictions:
             if collection is None or task not in collection or not count:
                 continue
             try:
-                drawn = fixed_demonstrations(demonstration_pool(_config(result), collection[task]), count, task, seed)
+                drawn = fixed_demonstrations(demonstration_bank(_config(result), collection[task]), count, task, seed)
             except ValueError:
                 continue
             pairs = [[_cut(e.input, DEMONSTRATION_CHARACTERS), _cut(e.output, DEMONSTRATION_CHARACTERS)] for e in drawn]

@@ -20,7 +20,8 @@ import yaml
 
 from ..evaluation.protocol import RESULTS_FORMAT
 from ..files import read_json
-from ..training.model_card import PROVENANCE, method_label
+from ..methods import method_of_model
+from ..training.model_card import PROVENANCE
 
 SUBSETS = {"unseen_domain_test": "Target tasks in unseen domains", "test": "All target tasks"}
 NOT_SEARCHED = ("model", "checkpoints")  # large, and no results in them
@@ -126,11 +127,10 @@ class Run:
     def label(self) -> str:
         if label := self.record.get("label"):
             return str(label)
-        method, direction = str(self.config["method"]), str(self.config.get("direction"))
         try:
-            return method_label(method, direction, 1, dict(self.config))
-        except KeyError:  # of an incomplete configuration
-            return method
+            return method_of_model({"config": self.config}).label()
+        except ValueError:  # of an incomplete configuration
+            return str(self.config["method"])
 
 
 @dataclass
@@ -304,7 +304,7 @@ def read_result(path: Path) -> Result:
         method, digest = str(record["label"]), hashlib.sha256(text.encode()).hexdigest()
         result = Result(path, record, digest, method, _rows(record, record["summary"], method))
         if result.adaptation:
-            label = str((record.get("model") or {}).get("label") or result.prefix + method_label("", "direct", 1, {}))
+            label = str((record.get("model") or {}).get("label") or result.prefix + "Raw LM")
             result = replace(result, before=_rows(record, result.adaptation["before"], label))
             if [row.subset for row in result.before] != [row.subset for row in result.rows]:
                 raise ValueError("a whole summary before adaptation")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from ..config import TrainConfig
+from ..methods.language_model import LanguageModel
 from ..models import load_model, load_tokenizer, save_model, word_tokenizer
 from ..progress import console
 from ..tasks.seeds import random_generator
@@ -72,12 +72,11 @@ def make_language_model(output: Path, stages: Iterable[Stage] = STAGES) -> Path:
             write_stage(folder / "collection", stage)
         console.rule(stage.name)
         model = train(
-            TrainConfig(
+            LanguageModel(
                 collection=folder / "collection",
                 setting="stage",
                 model=str(model),
                 output=folder / "run",
-                method="language-model",
                 predicted="answers",
                 demonstrations=stage.demonstrations,
                 batches=stage.batches,
@@ -92,8 +91,8 @@ def make_language_model(output: Path, stages: Iterable[Stage] = STAGES) -> Path:
                 log_every=50,
                 checkpoint_every=500,
                 device="cpu",
-                resume=True,
-            )
+            ),
+            resume=True,
         )
     return model
 

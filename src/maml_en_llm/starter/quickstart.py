@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..config import EvaluateConfig, TrainConfig
+from ..config import EvaluateConfig
 from ..evaluation.prediction import predict, read_demonstrations
 from ..evaluation.protocol import evaluate
 from ..files import write_text
+from ..methods import method_type
+from ..methods.method import Method
 from ..progress import console, duration
 from ..reporting.report import report
 from ..training.loop import train
@@ -52,7 +54,7 @@ def quickstart(output: Path = Path("quickstart"), model: Path | None = None, bat
     models = {"no-icl": base, "raw-lm": base}
     for name, keys in METHODS.items():
         console.rule(f"{name} ({next(clock)})")
-        models[name] = train(meta_training(collection, SETTING, base, output / name, batches, keys))
+        models[name] = train(meta_training(collection, SETTING, base, output / name, batches, keys), resume=True)
 
     console.rule(f"evaluation ({next(clock)})")
     results = []
@@ -79,9 +81,10 @@ def quickstart(output: Path = Path("quickstart"), model: Path | None = None, bat
 
 def meta_training(
     collection: Path, setting: str, model: Path, output: Path, batches: int, keys: dict[str, Any]
-) -> TrainConfig:
+) -> Method:
     """META with the `keys` of a method."""
-    return TrainConfig(
+    own = META | keys
+    return method_type(own.pop("method"))(
         collection=collection,
         setting=setting,
         model=str(model),
@@ -89,8 +92,7 @@ def meta_training(
         batches=batches,
         device="cpu",
         checkpoint_every=200,
-        resume=True,
-        **META | keys,
+        **own,
     )
 
 

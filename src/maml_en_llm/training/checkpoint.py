@@ -9,26 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
-from ..bilevel import Moments
-from ..config import TrainConfig, read_yaml, to_yaml
+from ..config import load_yaml, to_yaml
 from ..files import replace_folder, write_text
-
-# Keys that may differ between a run and its continuation: they do not change what is computed. Of a collection that
-# lies elsewhere the data are compared.
-FREE_ON_RESUME = {"collection", "output", "resume", "checkpoint_every", "device", "plan"}
+from ..methods import method_from_keys
+from ..methods.method import Method
 
 
 class RunDirectory:
     """The directory of `config`, new or to be continued; nothing is written before `begin`.
 
     fingerprint: what the data looks like; a continuation must find the same.  Raises ValueError when the directory
-    holds another run, or holds this one and `config.resume` is not set.
+    holds another run, or holds this one and it is not to `resume`.
     """
 
-    def __init__(self, config: TrainConfig, fingerprint: Mapping[str, int]) -> None:
+    def __init__(self, config: Method, fingerprint: Mapping[str, int], resume: bool = False) -> None:
         self.folder = config.output
         self.model = self.folder / "model"
         self.record = self.folder / "run.json"
@@ -38,15 +34,15 @@ class RunDirectory:
         saved = self.folder / "config.yaml"
         data = self.folder / "data.json"
         if saved.is_file():
-            if not config.resume:
+            if not resume:
                 raise ValueError(
                     f"{self.folder} already holds a run; add --resume to continue it or choose another --output"
                 )
-            earlier, now = TrainConfig(**read_yaml(saved, TrainConfig)), config
-            for key in vars(now):
-                if key not in FREE_ON_RESUME and getattr(earlier, key) != getattr(now, key):
+            earlier, now = ({"method": c.name} | vars(c) for c in (read_training_config(saved), config))
+            for key in now:
+                if key not in config.FREE and earlier.get(key) != now[key]:
                     raise ValueError(
-                        f"{saved}: the run to resume has {key}={getattr(earlier, key)}, now it is {getattr(now, key)}; "
+                        f"{saved}: the run to resume has {key}={earlier.get(key)}, now it is {now[key]}; "
                         "make them equal or choose another --output"
                     )
             if data.is_file() and json.loads(data.read_text()) != self._fingerprint:
@@ -70,45 +66,32 @@ class RunDirectory:
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(figures)) + "\n")
 
-    def save(self, batches: int, parameters: Mapping[str, Tensor], moments: Moments) -> None:
+    def save(self, batches: int, state: Mapping[str, Tensor]) -> None:
         """Writes a checkpoint after `batches` batches, then deletes the older ones."""
         folder = self._checkpoints / f"{batches:09d}"
         beside = folder.with_suffix(".partial")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        safetensors.torch.save_file(
-            {k: v.contiguous() for k, v in parameters.items()}, beside / "parameters.safetensors"
-        )
-        state = {f"first.{name}": m for name, m in moments.first.items()}
-        state |= {f"second.{name}": v for name, v in (moments.second or {}).items()}
-        safetensors.torch.save_file(state, beside / "moments.safetensors")
-        write_text(beside / "progress.json", json.dumps({"batches": batches, "optimizer_step": moments.step}))
+        safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, beside / "state.safetensors")
+        write_text(beside / "progress.json", json.dumps({"batches": batches}))
         replace_folder(beside, folder)
         for other in self._checkpoints.iterdir():
             if other != folder:
                 shutil.rmtree(other)
 
-    def restore(self, parameters: Mapping[str, Tensor], moments: Moments) -> int:
-        """Fills `parameters` and `moments` from the newest checkpoint; returns the batches it had seen (0 if none)."""
+    def restore(self, expected: Mapping[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
+        """The batches that the newest checkpoint had seen and its state, with the names of `expected`; 0 and nothing
+        if there is none."""
         done = sorted(folder for folder in self._checkpoints.glob("*") if folder.suffix == "")
         if not done:
             self._metrics.unlink(missing_ok=True)
-            return 0
+            return 0, {}
         progress = json.loads((done[-1] / "progress.json").read_text())
-        loaded = safetensors.torch.load_file(done[-1] / "parameters.safetensors")
-        state = safetensors.torch.load_file(done[-1] / "moments.safetensors")
-        expected = {f"first.{n}": m for n, m in moments.first.items()}
-        expected |= {f"second.{n}": v for n, v in (moments.second or {}).items()}
-        if loaded.keys() != parameters.keys() or state.keys() != expected.keys():
+        loaded = safetensors.torch.load_file(done[-1] / "state.safetensors")
+        if loaded.keys() != expected.keys():
             raise ValueError(f"{done[-1]}: this checkpoint belongs to another model or method; choose another --output")
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(loaded[name])
-            for name, tensor in expected.items():
-                tensor.copy_(state[name])
-        moments.step = progress["optimizer_step"]
         self._forget_after(progress["batches"])
-        return int(progress["batches"])
+        return int(progress["batches"]), loaded
 
     def finish(self) -> None:
         shutil.rmtree(self._checkpoints, ignore_errors=True)
@@ -124,3 +107,8 @@ class RunDirectory:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def read_training_config(path: Path) -> Method:
+    """The configuration of a run directory's config.yaml; ValueError naming the file when it is not one."""
+    return method_from_keys(load_yaml(path), str(path))

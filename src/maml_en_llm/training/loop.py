@@ -10,19 +10,8 @@ from typing import Any
 
 import torch
 
-from ..config import TrainConfig
-from ..methods import Method, method_class
-from ..models import (
-    PromptLoss,
-    choose_trainable,
-    keep_freed_memory,
-    load_model,
-    load_tokenizer,
-    merge_trained,
-    pick_device,
-    save_model,
-    trainable_parameters,
-)
+from ..methods.method import Method
+from ..models import TrainableModel, choose_trainable, keep_freed_memory, load_model, load_tokenizer, pick_device
 from ..progress import console, stop_on_signal, track
 from ..prompts.batches import Sampler
 from ..prompts.token_cache import TokenCache, cache_folder
@@ -33,16 +22,16 @@ from .model_card import provenance_files
 from .record import RunRecord, data_hash
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: Method, resume: bool = False) -> Path:
     """Runs `config` and returns the model folder, `config.output / "model"`.
 
     With the same configuration, data and number of threads the result is bitwise the same on a CPU, also when the run
-    was interrupted and resumed.  Raises ValueError for bad input, and KeyboardInterrupt when stopped, after saving a
-    checkpoint.
+    was interrupted and continued with `resume`.  Raises ValueError for bad input, and KeyboardInterrupt when stopped,
+    after saving a checkpoint.
     """
     collection = load_collection(config.collection)
     setting = training_setting(config, collection)
-    run = RunDirectory(config, fingerprint=data_fingerprint(collection, setting))
+    run = RunDirectory(config, data_fingerprint(collection, setting), resume)
     console.print(setting.presence())
     left_out = [name for name in collection.setting(config.setting).train if name not in setting.train]
     if left_out:
@@ -57,93 +46,88 @@ def train(config: TrainConfig) -> Path:
     record = RunRecord(config, training_data_hash(config, collection), device, run.record)
     if record.earlier.get("manifest_hash", record.manifest_hash) != record.manifest_hash:
         raise ValueError(f"{run.record}: the training data has changed since the run began; choose another --output")
-    tokenizer = load_tokenizer(config.model)
-    model = load_model(config.model, device)
-    check_context(model, config.max_tokens, config.model)
-    model = choose_trainable(model, config.trainable, config.lora_rank, config.last_blocks)
-    loss = PromptLoss(model, autocast=torch.bfloat16 if config.precision == "bfloat16" else None)
-    parameters = {name: p.detach() for name, p in trainable_parameters(model).items()}
-    method = method_class(config.method)(config, parameters)
-    sampler = training_batches(config, method, collection, tokenizer)
+    model = trainable_model(config, device)
+    learner = config.learner(model, training_batches(config, collection, model.tokenizer))
 
     group = config.batches_per_update
     updates = config.batches // group
     run.begin()
     record.write()
-    first = run.restore(parameters, method.moments) // group
-    saved_at = first * group
-    started = time.monotonic()
-    with track(config.method, updates * group, "batches", done=first * group) as progress, stop_on_signal() as stop:
+    seen, state = run.restore(learner.state_dict())
+    if state:
+        learner.load_state_dict(state)
+    first, saved_at, started = seen // group, seen, time.monotonic()
+    with track(config.name, updates * group, "batches", done=seen) as progress, stop_on_signal() as stop:
         for update in range(first, updates):
-            batches = [sampler.batch(number).to(device) for number in range(update * group, (update + 1) * group)]
-            lr_scale = learning_rate_scale(config, update, updates)
+            lr_scale = config.learning_rate_scale(update, updates)
             logged = update % config.log_every == 0 or update == updates - 1
-            figures = method.update(loss, parameters, batches, lr_scale, measure=logged)
+            figures = learner.update(learner.batches(update), lr_scale, measure=logged)
 
             seen = (update + 1) * group
             progress.advance(group, f"loss {figures['loss']:.3f}")
             if logged:
-                run.log({"batches": seen, **figures, "lr": config.lr * lr_scale, "seconds": time.monotonic() - started})
+                run.log({"batches": seen, **figures, "seconds": time.monotonic() - started})
             due = config.checkpoint_every and seen - saved_at >= config.checkpoint_every
             if (due or stop.requested) and seen < updates * group:
-                run.save(seen, parameters, method.moments)
+                run.save(seen, learner.state_dict())
                 record.write()
                 saved_at = seen
             if stop.requested and seen < updates * group:
                 raise KeyboardInterrupt(f"stopped after {seen} batches; add --resume to the command to continue")
 
-    trained = sum(parameter.numel() for parameter in parameters.values())
     hashes = {"config_hash": record.config_hash, "manifest_hash": record.manifest_hash}
-    files = provenance_files(config, collection, setting, trained, hashes)
+    trained = sum(parameter.numel() for parameter in model.parameters.values())
     record.write()
-    save_model(merge_trained(model), tokenizer, run.model, files)
+    learner.save(run.model, provenance_files(config, collection, setting, trained, hashes))
     run.finish()
     return run.model
 
 
-def training_batches(config: TrainConfig, method: Method, collection: Collection, tokenizer: Any) -> Sampler:
+def trainable_model(config: Method, device: torch.device) -> TrainableModel:
+    """The model that the run starts from, with what learns chosen."""
+    tokenizer = load_tokenizer(config.model)
+    network = load_model(config.model, device)
+    check_context(network, config.max_tokens, config.model)
+    network = choose_trainable(network, config.trainable, config.lora_rank, config.last_blocks)
+    return TrainableModel(network, tokenizer, torch.bfloat16 if config.precision == "bfloat16" else None)
+
+
+def training_batches(config: Method, collection: Collection, tokenizer: Any) -> Sampler:
     """The batches of a run, by number."""
-    form, setting = config.prompt_format(), training_setting(config, collection)
-    instructions = {name: collection[name].instruction for name in setting.train} if config.instructed else {}
-    return method.sampler(
+    style, setting = config.prompts(), training_setting(config, collection)
+    instructions = {name: collection[name].instruction for name in setting.train} if style.instructed else {}
+    return config.sampler(
         tasks=training_examples(config, collection, setting),
         instructions=instructions,
-        format=form,
+        format=style.format,
         tokenizer=tokenizer,
-        token_cache=TokenCache(tokenizer, form, cache_folder()),
-        demonstrations=config.shown,
+        token_cache=TokenCache(tokenizer, style.format, cache_folder()),
+        demonstrations=style.demonstrations,
+        predicted=config.counted_in_loss(),
         prompts_per_batch=config.batch_size,
         seed=config.seed,
     )
 
 
-def training_setting(config: TrainConfig, collection: Collection) -> Setting:
+def training_setting(config: Method, collection: Collection) -> Setting:
     """The setting of a run; a method that reads instructions trains on the tasks that have one."""
     setting = collection.setting(config.setting)
-    if not config.instructed:
+    if not config.prompts().instructed:
         return setting
     instructed = tuple(name for name in setting.train if collection[name].instruction)
     if not instructed:
         raise ValueError(
-            f"no training task of {config.setting} has an instruction, which method={config.method} needs; "
+            f"no training task of {config.setting} has an instruction, which method={config.name} needs; "
             f'add "instruction" to tasks in {collection.path / "manifest.json"}'
         )
     return replace(setting, train=instructed)
 
 
-def training_examples(config: TrainConfig, collection: Collection, setting: Setting) -> dict[str, Sequence[Example]]:
+def training_examples(config: Method, collection: Collection, setting: Setting) -> dict[str, Sequence[Example]]:
     """The train examples of the setting's training tasks, or the stratified 10 % of each."""
     if config.data_amount == "limited":
         return {name: limited(collection[name].train, name) for name in setting.train}
     return {name: collection[name].train for name in setting.train}
-
-
-def learning_rate_scale(config: TrainConfig, update: int, updates: int) -> float:
-    """Factor of the learning rate in `update` of `updates`: linear warm-up, then constant or linearly to 0."""
-    rising = config.warmup * updates
-    if update < rising:
-        return (update + 1) / (rising + 1)
-    return 1.0 if config.schedule == "constant" else (updates - update) / max(updates - rising, 1)
 
 
 def check_context(model: torch.nn.Module, max_tokens: int, name: str) -> None:
@@ -153,9 +137,9 @@ def check_context(model: torch.nn.Module, max_tokens: int, name: str) -> None:
         raise ValueError(f"max_tokens is {max_tokens} but {name} reads at most {context}; lower --max-tokens")
 
 
-def training_data_hash(config: TrainConfig, collection: Collection) -> str:
+def training_data_hash(config: Method, collection: Collection) -> str:
     """Hash of what a run reads of its collection."""
-    return data_hash(collection, training_setting(config, collection).train, ("train",), config.instructed)
+    return data_hash(collection, training_setting(config, collection).train, ("train",), config.prompts().instructed)
 
 
 def data_fingerprint(collection: Collection, setting: Setting) -> dict[str, int]:

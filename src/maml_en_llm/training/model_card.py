@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..config import TrainConfig
+from ..methods.method import Method
 from ..tasks.collection import Collection, Setting, read_json_object
 
 PROVENANCE = "maml_en_llm.json"
@@ -20,24 +20,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
-def method_label(method: str, direction: str, shown: int, config: dict[str, Any]) -> str:
-    """The name that tables use, e.g. `Channel MAML-2-4`; untrained and language models are `Raw LM` or `No ICL`."""
-    if method == "maml-en-llm":
-        name = f"{'MAML' if config['order'] == 'second' else 'FOMAML'}-{2 * config['inner_steps']}-{config['copies']}"
-    else:
-        untrained = "Raw LM" if shown else "No ICL"
-        names = {"metaicl": "MetaICL", "metaict": "MetaICT", "multitask-zero-shot": "Multi-task zero-shot"}
-        name = untrained if method in ("", "language-model") else names.get(method, method)
-    return f"Channel {name}" if direction == "channel" else name
-
-
 def read_provenance(model: str | Path) -> dict[str, Any]:
     """What `train` wrote of how a model folder was made; empty for any other model."""
     path = Path(model) / PROVENANCE
     return read_json_object(path) if path.is_file() else {}
 
 
-def trained_part(config: TrainConfig) -> str:
+def trained_part(config: Method) -> str:
     """What of the model learned, in words."""
     return {
         "full": "all parameters",
@@ -48,12 +37,11 @@ def trained_part(config: TrainConfig) -> str:
 
 
 def provenance_files(
-    config: TrainConfig, collection: Collection, setting: Setting, trained: int, hashes: Mapping[str, str]
+    config: Method, collection: Collection, setting: Setting, trained: int, hashes: Mapping[str, str]
 ) -> dict[str, str]:
     """README.md (the model card) and PROVENANCE, as name -> text; `trained`: how many numbers learned."""
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()}
-    plain["shared_moments"] = config.shares_moments
-    label = method_label(config.method, config.direction, config.shown, plain)
+    plain = {"method": config.name} | {k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()}
+    label = config.label()
     record = {
         "label": label,
         "config": plain,
@@ -66,19 +54,18 @@ def provenance_files(
         "versions": versions(),
         **hashes,
     }
-    order = f"{config.order} order, " if config.method == "maml-en-llm" else ""
-    rows = "\n".join(f"| {key} | {value} |" for key, value in plain.items() if key not in ("output", "resume", "plan"))
+    rows = "\n".join(f"| {key} | {value} |" for key, value in plain.items() if key != "output")
     library = "\n".join(f"| {name} | {number} |" for name, number in versions().items())
     card = f"""---
 library_name: transformers
 pipeline_tag: text-generation
-tags: [in-context-learning, meta-learning, {config.method}]
+tags: [in-context-learning, meta-learning, {config.name}]
 ---
 
 # {label}
 
 A causal language model trained with [MAML-en-LLM](https://doi.org/10.1145/3637528.3671905)'s toolkit to learn a new
-task from the examples in its prompt. Method: `{config.method}` ({order}{config.direction}), started from
+task from the examples in its prompt. Method: `{config.name}` ({config.direction}), started from
 `{config.model}`, {config.batches} batches of {config.batch_size}, seed {config.seed}.
 Trained: {trained_part(config)} ({trained:,} numbers).
 

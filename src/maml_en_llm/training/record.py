@@ -26,11 +26,7 @@ import torch
 
 from ..files import content_hash, write_text
 from ..tasks.collection import SPLITS, Collection, read_json_object
-from .checkpoint import FREE_ON_RESUME
 from .model_card import read_provenance
-
-# Keys that do not change what is computed; the collection and the model count by what is in them.
-FREE = FREE_ON_RESUME | {"tokens_per_forward"}
 
 
 def digest(value: Any) -> str:
@@ -41,8 +37,8 @@ def digest(value: Any) -> str:
 
 def config_hash(config: Any, model: str | None = None) -> str:
     """Hash of the keys of a configuration that change what is computed; `model`: what `model_identity` would say."""
-    keys = {key: value for key, value in vars(config).items() if key not in FREE}
-    return digest(keys | {"model": model or model_identity(config.model)})
+    keys = {key: value for key, value in vars(config).items() if key not in config.FREE}
+    return digest(keys | {"kind": getattr(config, "name", ""), "model": model or model_identity(config.model)})
 
 
 def model_identity(model: str) -> str:
