@@ -83,7 +83,7 @@ class RunDirectory:
         state |= {f"second.{name}": v for name, v in (moments.second or {}).items()}
         safetensors.torch.save_file(state, beside / "moments.safetensors")
         write_text(beside / "progress.json", json.dumps({"batches": batches, "optimizer_step": moments.step}))
-        replace_folder(beside, folder)
+        replace_folder(beside, folder, "train")
         for other in self._checkpoints.iterdir():
             if other != folder:
                 shutil.rmtree(other)
