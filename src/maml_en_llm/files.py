@@ -12,10 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .names import check_folder, mark, unfinished
+
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file beside `path` and renames it; nothing is left beside it when that fails (disk full, say)."""
-    beside = path.with_name(path.name + ".partial")
+    beside = unfinished(path)
     try:
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
@@ -24,9 +26,14 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def replace_folder(beside: Path, folder: Path) -> None:
-    """Puts the finished folder `beside` in the place of `folder`; an interruption leaves one of the two whole."""
-    old = folder.with_name(folder.name + ".old")
+def replace_folder(beside: Path, folder: Path, maker: str) -> None:
+    """Puts the finished folder `beside` in the place of `folder`; an interruption leaves one of the two whole.
+
+    Raises ValueError when `folder` holds what `maker` (a verb) did not write.
+    """
+    check_folder(folder, maker)
+    mark(beside, maker)
+    old = unfinished(folder.with_name(folder.name + ".old"))
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from builders import evaluate_config, line, make_collection, write_lines, write_results, write_setting
 from maml_en_llm.evaluation.protocol import demonstration_pool, evaluate, scored_examples
+from maml_en_llm.names import mark
 from maml_en_llm.reporting import plots
 from maml_en_llm.reporting.report import report
 from maml_en_llm.reporting.section import Section
@@ -153,8 +154,12 @@ def test_the_tables_are_files_too(page: Path) -> None:
 def test_the_same_inputs_give_the_same_page(inputs: Path, page: Path, tmp_path: Path) -> None:
     shutil.copytree(page.parent / "tables", tmp_path / "tables")
     (tmp_path / "tables" / "old.csv").write_text("of an earlier report")
+    mark(tmp_path / "tables", "report")
     assert report([inputs, inputs / "paper.csv"], tmp_path).read_bytes() == page.read_bytes()
     assert not (tmp_path / "tables" / "old.csv").exists()
+    (tmp_path / "tables" / "own.csv").write_text("mine")
+    with pytest.raises(ValueError, match=r"tables holds own\.csv, which report did not write"):
+        report([inputs, inputs / "paper.csv"], tmp_path)
 
 
 def test_what_is_not_read_is_said_on_standard_error(

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def test_end_to_end_through_the_command_line(hub: Path, tmp_path: Path, capsys: 
             assert hashlib.sha256((output / "data" / name / file).read_bytes()).hexdigest() == digest
     assert lines["hatexplain"]["source"]["revisions"] == ["refs/convert/parquet"]
     assert lines["unifiedqa:qasc_with_ir"]["licence"] == paper_files().licence
-    assert not (output / ".unfinished").exists()
+    assert not (output / writing.STAGING).exists()
 
 
 def test_a_failing_task_is_reported_with_reason_and_remedy_and_the_rest_is_built(
@@ -133,8 +134,10 @@ def test_a_finished_task_is_not_built_again_unless_asked_differently(hub: Path, 
     assert (output / "data" / "glue-rte").stat().st_ino == made
     with (output / "data" / "glue-rte" / "train.jsonl").open("a") as file:
         file.write("\n")  # no longer as it was built
+    with pytest.raises(ValueError, match="was changed since; choose another name, or delete it yourself"):
+        build(output, tasks=["glue-rte"], hub=source, workers=1)
+    shutil.rmtree(output / "data" / "glue-rte")
     assert build(output, tasks=["glue-rte"], hub=source, workers=1) == []
-    assert (output / "data" / "glue-rte").stat().st_ino != made
     assert build(output, tasks=["glue-rte"], hub=source, examples=20, workers=1) == []
     assert len(load_collection(output)["glue-rte"].train) == 20
 
@@ -276,3 +279,32 @@ def change(value: Any, ending: str, path: str = "") -> Any:
     if isinstance(value, str) and path in texts and value not in ("cause", "effect"):
         return f"{ending} {value}" if "(A)" in value else value + ending
     return value
+
+
+def test_a_build_leaves_what_it_did_not_build(hub: Path, tmp_path: Path) -> None:
+    output = tmp_path / "built"
+    lines = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(10)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["tasks", "import", "--collection", str(output), "--source", str(tmp_path / "own.jsonl"), "--yes"]
+    assert main([*words, "--task", "glue-rte", "--input", "text", "--output", "label"]) == 0
+    imported = (output / "data" / "glue-rte" / "train.jsonl").read_bytes()
+    assert build(output, tasks=["glue-rte", "anli"], hub=Hub(hub), workers=1) == []
+    assert (output / "data" / "glue-rte" / "train.jsonl").read_bytes() == imported
+
+    mine = output / "data" / "hatexplain"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="hatexplain was not written by maml-en-llm"):
+        build(output, tasks=["hatexplain"], hub=Hub(hub), workers=1)
+    assert (mine / "notes.txt").read_text() == "mine"
+    with pytest.raises(ValueError, match="setting name"):
+        build(output, setting="../settings/x", hub=Hub(hub), workers=1)
+
+
+def test_a_setting_that_somebody_wrote_is_not_replaced_by_a_build(hub: Path, tmp_path: Path) -> None:
+    output = tmp_path / "built"
+    (output / "settings").mkdir(parents=True)
+    mine = '{"train":  ["glue-rte"], "test": [],\n "unseen_domain_test": []}'
+    (output / "settings" / "s.json").write_text(mine)
+    assert build(output, setting="s", hub=Hub(hub), workers=1) == []
+    assert (output / "settings" / "s.json").read_text() == mine

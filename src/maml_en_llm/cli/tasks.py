@@ -8,7 +8,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ..names import check_file, check_folder, check_name
 from ..progress import console, result
+
+REPORT = "maml-en-llm check 1"  # the first words of what `tasks check --report` writes
 
 
 def tasks_list(collection: Path | None = None, catalogue: bool = False) -> None:
@@ -132,6 +135,7 @@ def tasks_import(
     """
     from ..sources.importing import Columns, read_tasks, write_tasks
 
+    check_name(setting, "setting")
     if not 0 < test_share < 1 or not 0 < held_out < 1:
         raise ValueError("--test-share and --held-out must lie between 0 and 1")
     read = read_tasks(
@@ -243,6 +247,8 @@ def tasks_check(
         from ..models import load_tokenizer
 
         tokenizer = load_tokenizer(model)
+    if report is not None:
+        check_file(report, REPORT)
     opened = load_collection(collection)
     found = check_collection(opened)
     for violation in found:
@@ -261,7 +267,9 @@ def tasks_check(
         console.print(table)
     if report is not None:
         listed = [{"file": str(v.path), "line": v.line, "severity": v.severity, "message": v.message} for v in found]
-        write_json(report, {"violations": listed} | (quality.as_json() if quality is not None else {}))
+        write_json(
+            report, {"format": REPORT, "violations": listed} | (quality.as_json() if quality is not None else {})
+        )
     if errors:
         raise SystemExit(2)
     for name in opened.setting_names:
@@ -352,11 +360,18 @@ def new_model(
     from ..models import new_gpt2, save_model, train_tokenizer
     from ..tasks.collection import load_collection
 
+    sizes = {"vocabulary": vocabulary, "layers": layers, "width": width, "heads": heads, "context": context}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"--{name} is {size}; it must be at least 1")
+    if width % heads:
+        raise ValueError(f"--width is {width}; it must be a multiple of --heads, {heads}")
+    check_folder(output, "new-model")
     opened = load_collection(collection)
     tasks = opened.setting(setting)
-    console.print(tasks.presence())
+    console.print(tasks.presence(), markup=False)
     texts = (f"{e.input}\n{e.output}" for name in tasks.train for e in opened[name].train)
     tokenizer = train_tokenizer(texts, vocabulary, context)
     model = new_gpt2(tokenizer, layers=layers, width=width, heads=heads, context=context, seed=seed)
-    save_model(model, tokenizer, output)
+    save_model(model, tokenizer, output, maker="new-model")
     print(f"{output}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")

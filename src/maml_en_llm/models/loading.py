@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from ..files import replace_folder
+from ..names import check_folder, unfinished
 
 disable_progress_bar()  # ours say more
 
@@ -49,15 +50,21 @@ def load_model(model: str | Path, device: torch.device | str = "cpu", attention:
     return loaded.to(device).eval()
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path, extra_files: Mapping[str, str] | None = None) -> None:
-    """Writes a plain Hugging Face folder, with `extra_files` (name -> text) in it, replacing `folder` in one step."""
-    beside = folder.with_name(folder.name + ".partial")
+def save_model(
+    model: Any, tokenizer: Any, folder: Path, extra_files: Mapping[str, str] | None = None, maker: str = "train"
+) -> None:
+    """Writes a plain Hugging Face folder, with `extra_files` (name -> text) in it, replacing `folder` in one step.
+
+    Raises ValueError when `folder` holds what `maker` (a verb) did not write.
+    """
+    check_folder(folder, maker)
+    beside = unfinished(folder)
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
     tokenizer.save_pretrained(beside)
     for name, text in (extra_files or {}).items():
         (beside / name).write_text(text, encoding="utf-8")
-    replace_folder(beside, folder)
+    replace_folder(beside, folder, maker)
 
 
 def _first_line(error: BaseException) -> str:

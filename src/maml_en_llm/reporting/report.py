@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import replace_folder, write_text
+from ..names import unfinished
 from ..progress import console
 from .html import build, render
 from .reading import not_read_lines, read_inputs
@@ -42,14 +43,14 @@ def report(results: Sequence[Path], output: Path) -> Path:
 
 
 def _write_tables(folder: Path, tables: Sequence[Table]) -> None:
-    fresh = folder.with_name(folder.name + ".partial")
+    fresh = unfinished(folder)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     for table in tables:
         write_text(fresh / f"{table.name}.csv", _unicode(table.csv()))
         write_text(fresh / f"{table.name}.tex", _unicode(table.latex()))
         write_text(fresh / f"{table.name}.md", _unicode(table.markdown().lstrip()))
-    replace_folder(fresh, folder)
+    replace_folder(fresh, folder, "report")
 
 
 def _unicode(text: str) -> str:

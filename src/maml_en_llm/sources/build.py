@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from ..names import check_name
 from ..progress import console, track
 from ..tasks.collection import SETTING_KEYS, Example, read_json_object
 from ..tasks.writing import (
     STAGING,
+    check_collection_folder,
+    check_setting,
+    check_task,
     drawn,
     file_hashes,
+    recorded,
     sampled,
     separated,
     write_json,
@@ -232,17 +237,18 @@ def build_task(collection: Path, entry: Entry, hub: Hub, source: Source, example
 
 
 def _finished(collection: Path, asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The manifest lines of tasks that an earlier run built in the same way and that are still as it left them."""
-    lines = []
-    if (collection / "manifest.json").is_file():
-        lines += read_json_object(collection / "manifest.json").get("tasks", [])
-    lines += [read_json_object(path) for path in sorted((collection / STAGING).glob("*.json"))]
+    """The manifest lines of unchanged tasks that an earlier run built in the same way, or an import made."""
     return {
-        line["name"]: line
-        for line in lines
-        if line.get("source", {}).get("asked") == asked
-        and line.get("files") == file_hashes(collection / "data" / line["name"])
+        name: line
+        for name, line in recorded(collection).items()
+        if _asked(line) in (asked, None) and line.get("files") == file_hashes(collection / "data" / name)
     }
+
+
+def _asked(line: Mapping[str, Any]) -> Any:
+    """What was asked of the build that made a task; None for a task that was imported."""
+    source = line.get("source")
+    return source.get("asked") if isinstance(source, Mapping) else None
 
 
 def build(
@@ -274,9 +280,14 @@ def build(
     if unknown:
         raise ValueError(f"the catalogue has no task {unknown[0]!r}; `tasks list --catalogue` shows them")
 
+    check_collection_folder(output)
     asked = {"source": source, "examples": examples}
     done = _finished(output, asked)
     todo = [name for name in wanted if name not in done]
+    for name in todo:
+        check_task(output, name)
+    if lists is not None and setting is not None:
+        check_setting(output, setting, lists)
     lines = {name: done[name] for name in wanted if name in done}
     failures = []
     if len(todo) < len(wanted):
@@ -312,7 +323,7 @@ def _attempt(collection: Path, hub: Hub, source: Source, examples: int, name: st
 
 def read_setting(name: str, folder: Path) -> dict[str, list[str]]:
     """The lists of a setting file, or of one of the paper's settings. Raises ValueError when there is none."""
-    path = folder / f"{name}.json"
+    path = folder / f"{check_name(name, 'setting')}.json"
     if not path.is_file():
         path = Path(__file__).parent / "settings" / f"{name}.json"
     if not path.is_file():

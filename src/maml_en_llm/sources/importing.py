@@ -12,6 +12,7 @@ import io
 import json
 import re
 import stat
+import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,10 +21,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..names import check_name
 from ..tasks.collection import KINDS, SPLITS, Example, parse_line
 from ..tasks.seeds import random_generator
-from ..tasks.writing import separated, write_manifest, write_setting, write_task
-from .mappings import MissingColumn, Row, as_text, fields_of, fill, value_at
+from ..tasks.writing import (
+    check_collection_folder,
+    check_setting,
+    check_task,
+    separated,
+    task_hashes,
+    write_manifest,
+    write_setting,
+    write_task,
+)
+from .mappings import FIELD, MissingColumn, Row, as_text, fields_of, fill, value_at
 
 PAPER_FILE = re.compile(r"(?P<task>.+)_(?P<number>\d+)_(?P<seed>\d+)_(?P<split>train|dev|test)\.jsonl")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow")
@@ -251,11 +262,34 @@ class Imported:
     remarks: list[str] = field(default_factory=list)
 
 
-def _template(names: Sequence[str]) -> str:
-    """One template of several columns: alone a column is bare, several are named."""
-    if len(names) == 1:
-        return names[0] if "{" in names[0] else f"{{{names[0]}}}"
-    return " [SEP] ".join(name if "{" in name else f"{name}: {{{name}}}" for name in names)
+def _pieces(table: Table, names: Sequence[str], flag: str) -> list[tuple[str, str]]:
+    """What each of `names` is for the table: ("column", name) or ("template", text). Raises ValueError if neither."""
+    pieces = []
+    for name in names:
+        paths = [name]
+        if name in table.columns or not set("{}") & set(name):
+            pieces.append(("column", name))
+        elif not (paths := fields_of(name)) or set("{}") & set(FIELD.sub("", name)):
+            raise ValueError(
+                f"{flag} {name!r} is no template; write columns in braces, like '{{title}} [SEP] {{body}}'"
+            )
+        else:
+            pieces.append(("template", name))
+        for path in paths:
+            if path not in table.columns and path.split(".")[0] not in table.columns:
+                known = ", ".join(table.columns)
+                raise ValueError(f"{table.path}: there is no column {path!r}; the columns are {known}")
+    return pieces
+
+
+def _text(row: Row, pieces: Sequence[tuple[str, str]]) -> str:
+    """One text of several columns, each named; alone a column is bare. Columns without a value are left out."""
+    texts = []
+    for kind, name in pieces:
+        text = as_text(value_at(row, name)) if kind == "column" else fill(name, row)
+        if text:
+            texts.append(text if kind == "template" or len(pieces) == 1 else f"{name}: {text}")
+    return " [SEP] ".join(texts)
 
 
 def examples_of(table: Table, columns: Columns) -> tuple[list[Example], list[str]]:
@@ -271,15 +305,16 @@ def examples_of(table: Table, columns: Columns) -> tuple[list[Example], list[str
             raise ValueError(
                 f"{table.path}: give --input COLUMN and --output COLUMN; the columns are {', '.join(table.columns)}"
             )
-    read, written = _template(columns.input), _template([str(columns.output)])
-    own = fields_of(columns.options)[0] if columns.options.startswith("{") else None
-    for path in [*fields_of(read), *fields_of(written), *([own] if own else [])]:
-        if path not in table.columns and path.split(".")[0] not in table.columns:
-            raise ValueError(f"{table.path}: there is no column {path!r}; the columns are {', '.join(table.columns)}")
+    read = _pieces(table, columns.input, "--input")
+    written = _pieces(table, [str(columns.output)], "--output")
+    own = None
+    if columns.options.startswith("{"):
+        own = columns.options.removeprefix("{").removesuffix("}")
+        _pieces(table, [columns.options], "--options")
     found, empty = [], 0
     for place, row in table.rows:
         try:
-            text, label = fill(read, row) or "", fill(written, row) or ""
+            text, label = _text(row, read), _text(row, written)
             options = tuple(as_text(option) or "" for option in value_at(row, own) or ()) if own else ()
         except (MissingColumn, ValueError, TypeError) as error:
             raise ValueError(f"{table.path}:{place}: {error}") from None
@@ -297,6 +332,16 @@ def examples_of(table: Table, columns: Columns) -> tuple[list[Example], list[str
     if not found:
         raise ValueError(f"{table.path}: no row has both an input and an output; check --input and --output")
     return found, remarks
+
+
+def option_words(options: str) -> tuple[str, ...]:
+    """The label words of --options. Raises ValueError unless there are two or more, all distinct and none empty."""
+    words = tuple(word.strip() for word in options.split(","))
+    if len(words) < 2 or "" in words:
+        raise ValueError(f"--options {options!r} must name two labels or more, separated by commas, none of them empty")
+    if len(set(words)) < len(words):
+        raise ValueError("--options names a label twice; each must be distinct")
+    return words
 
 
 def label_set(examples: Sequence[Example]) -> tuple[str, ...]:
@@ -319,20 +364,15 @@ def with_options(
         words: tuple[str, ...] = next(iter(lists)) if len(lists) == 1 else ()
         filled = dict(splits)
     else:
-        words = (
-            label_set(everything)
-            if columns.options == "auto" and columns.kind != "free_form"
-            else tuple(word.strip() for word in columns.options.split(",") if word.strip())
-            if columns.options != "auto"
-            else ()
-        )
+        if columns.options != "auto":
+            words = option_words(columns.options)
+        else:
+            words = label_set(everything) if columns.kind != "free_form" else ()
         if columns.options == "auto" and not words and columns.kind in ("classification", "nli", "paraphrase"):
             words = tuple(sorted({example.output for example in everything}))
         stray = next((example for example in everything if words and example.output not in words), None)
         if stray is not None:
             raise ValueError(f"{where}: the output {stray.output[:60]!r} is not among --options {', '.join(words)}")
-        if len(set(words)) < len(words):
-            raise ValueError("--options names a label twice; each must be distinct")
         kind = "classification" if words else "free_form"
         filled = {
             split: [Example(example.input, example.output, words) for example in examples]
@@ -359,7 +399,7 @@ def split_of(path: Path) -> str | None:
 
 def safe_name(name: str) -> str:
     """A task name that can be a folder's name."""
-    return re.sub(r"[^\w:.-]+", "-", name).strip("-.") or "task"
+    return re.sub(r"[^\w:.-]+", "-", unicodedata.normalize("NFC", name)).strip("-.") or "task"
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -376,32 +416,44 @@ def data_files(folder: Path) -> list[Path]:
     return found
 
 
-def find_sources(source: Path) -> dict[str, dict[str, list[Path]]]:
-    """Task name -> split -> files; split "" is still to be split. Raises ValueError when nothing can be read there."""
+def find_sources(source: Path) -> list[tuple[str, dict[str, list[Path]]]]:
+    """Task names with split -> files; split "" is still to be split. Raises ValueError when nothing can be read."""
     if not source.is_dir():
-        return {safe_name(source.stem): {"": [source]}}
+        return [(safe_name(source.stem), {"": [source]})]
     if (source / "dataset_dict.json").is_file():  # a saved DatasetDict: a folder a split
-        inner = [folder for folder in sorted(source.iterdir()) if folder.is_dir()]
-        return {safe_name(source.name): {split_of(folder) or "": data_files(folder) for folder in inner}}
-    if (source / "data").is_dir() and not any(path.suffix.lower() in SUFFIXES for path in source.iterdir()):
+        return [(safe_name(source.name), {split_of(inner) or "": data_files(inner) for inner in _folders(source)})]
+    if (source / "data").is_dir() and not _holds_data(source):
         source = source / "data"
-    if not any(path.is_file() and path.suffix.lower() in SUFFIXES for path in source.iterdir()):
-        folders = [folder for folder in sorted(source.iterdir()) if folder.is_dir()]
+    folders = _folders(source)
+    if not _holds_data(source):
         if not folders:
             data_files(source)
-        return {name: splits for folder in folders for name, splits in find_sources(folder).items()}
+        return [task for folder in folders for task in find_sources(folder)]
     files = data_files(source)
+    inner = next((found for folder in folders for found in folder.rglob("*") if found.suffix.lower() in SUFFIXES), None)
+    if inner is not None:
+        raise ValueError(
+            f"{source} holds {files[0].name} next to a folder with {inner}; import one of the two at a time"
+        )
     paper = [match for path in files if (match := PAPER_FILE.fullmatch(path.name))]
     if len(paper) == len(files):
-        return {task: {"paper": _of_task(files, task)} for task in dict.fromkeys(match["task"] for match in paper)}
+        return [(task, {"paper": _of_task(files, task)}) for task in dict.fromkeys(match["task"] for match in paper)]
     if (source / "dataset_info.json").is_file() and not all(split_of(path) for path in files):  # one saved split
-        return {safe_name(source.name): {"": files}}
+        return [(safe_name(source.name), {"": files})]
     if all(split_of(path) for path in files):
         by_split: dict[str, list[Path]] = {}
         for path in files:
             by_split.setdefault(split_of(path) or "", []).append(path)
-        return {safe_name(source.resolve().name): by_split}
-    return {safe_name(path.stem): {"": [path]} for path in files}
+        return [(safe_name(source.resolve().name), by_split)]
+    return [(safe_name(path.stem), {"": [path]}) for path in files]
+
+
+def _folders(source: Path) -> list[Path]:
+    return [folder for folder in sorted(source.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+
+
+def _holds_data(folder: Path) -> bool:
+    return any(path.is_file() and path.suffix.lower() in SUFFIXES for path in folder.iterdir())
 
 
 def _of_task(files: Iterable[Path], task: str) -> list[Path]:
@@ -530,9 +582,19 @@ def read_tasks(source: Path, columns: Columns, *, task: str | None = None, **rea
     found = find_sources(source)
     if task is not None:
         if len(found) > 1:
-            raise ValueError(f"{source} holds {len(found)} tasks ({', '.join(found)}), so leave --task out")
-        found = {task: next(iter(found.values()))}
-    return [read_task(name, files, columns, **reading) for name, files in found.items()]
+            raise ValueError(
+                f"{source} holds {len(found)} tasks ({', '.join(name for name, _ in found)}), so leave --task out"
+            )
+        found = [(check_name(task, "task"), found[0][1])]
+    first: dict[str, Path] = {}
+    for name, files in found:
+        path = next(path for part in files.values() for path in part)
+        earlier = first.setdefault(check_name(name, "task").casefold(), path)  # many disks do not tell A from a
+        if earlier is not path:
+            raise ValueError(
+                f"{earlier} and {path} would both become the task {name}; rename one, or import each with a --task"
+            )
+    return [read_task(name, files, columns, **reading) for name, files in found]
 
 
 def proposed_setting(names: Sequence[str], held_out: float, seed: int) -> dict[str, list[str]]:
@@ -555,9 +617,15 @@ def write_tasks(
 
     Returns the setting's file. Raises ValueError when a task is there already and `overwrite` is not set.
     """
+    check_collection_folder(collection)
     for task in tasks:
-        if (collection / "data" / task.name).exists() and not overwrite:
+        same = check_task(collection, task.name, task_hashes(task.name, task.splits))
+        if (collection / "data" / task.name).exists() and not same and not overwrite:
             raise ValueError(f"{collection / 'data' / task.name} exists already; give --overwrite or another --task")
+    lists = None
+    if len(tasks) > 1 and setting is not None:
+        lists = proposed_setting([task.name for task in tasks], held_out, seed)
+        check_setting(collection, setting, lists)
     entries = []
     for task in tasks:
         hashes = write_task(collection, task.name, task.splits)
@@ -572,8 +640,9 @@ def write_tasks(
                 "files": hashes,
             }
         )
-    written = None
-    if len(tasks) > 1 and setting is not None:
-        written = write_setting(collection, setting, proposed_setting([t.name for t in tasks], held_out, seed))
-    write_manifest(collection, entries)
+    if lists is None or setting is None:
+        write_manifest(collection, entries)
+        return None
+    written = write_setting(collection, setting, lists)
+    write_manifest(collection, entries, settings=[setting])
     return written

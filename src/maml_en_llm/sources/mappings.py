@@ -18,7 +18,7 @@ from ..tasks.seeds import random_generator
 
 Row = Mapping[str, Any]
 Words = Sequence[str] | Mapping[Any, str]  # label words by number, or by value
-_FIELD = re.compile(r"\{([^{}]+)\}")
+FIELD = re.compile(r"\{([^{}]+)\}")
 
 
 class MissingColumn(ValueError):
@@ -27,7 +27,7 @@ class MissingColumn(ValueError):
 
 def fields_of(template: str) -> list[str]:
     """The paths in a template, in order."""
-    return _FIELD.findall(template)
+    return FIELD.findall(template)
 
 
 def value_at(row: Row, path: str) -> Any:
@@ -78,7 +78,7 @@ def fill(template: str, row: Row, replace: Mapping[str, str] | None = None) -> s
         texts[path] = as_text(value)
     if None in texts.values():
         return None
-    return " ".join(_FIELD.sub(lambda match: texts[match[1]] or "", template).split())
+    return " ".join(FIELD.sub(lambda match: texts[match[1]] or "", template).split())
 
 
 def word_of(words: Words, label: Any) -> str | None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from .collection import (
-    KINDS,
     NO_SPLIT,
     SETTING_KEYS,
     SPLITS,
@@ -18,6 +17,7 @@ from .collection import (
     Examples,
     Task,
     parse_line,
+    problems_of_manifest,
     read_json_object,
 )
 
@@ -57,23 +57,11 @@ def _check_manifest(collection: Collection) -> tuple[list[Violation], frozenset[
         manifest = read_json_object(path)
     except ValueError as error:
         return [_from_error(path, error)], None
-    found = []
     text = path.read_text(encoding="utf-8")
-    missing = manifest.get("missing", [])
-    if not isinstance(missing, list) or not all(isinstance(name, str) for name in missing):
-        found.append(Violation(path, _line_of(text, "missing"), '"missing" must be a list of task names'))
-        missing = None
-    tasks = manifest.get("tasks", [])
-    if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in tasks):
-        found.append(
-            Violation(path, _line_of(text, "tasks"), '"tasks" must be a list of objects that each have a "name"')
-        )
-        tasks = []
-    for task in tasks:
-        if task.get("kind") not in (None, *KINDS):
-            message = f"{task['name']} has the unknown kind {task['kind']!r}; use one of {', '.join(KINDS)}"
-            found.append(Violation(path, _line_of(text, task["name"], "tasks"), message))
-    return found, None if missing is None else frozenset(missing)
+    problems = problems_of_manifest(manifest)
+    found = [Violation(path, _line_of(text, word, after), problem) for word, after, problem in problems]
+    unknown = any(word == "missing" and after is None for word, after, _ in problems)
+    return found, None if unknown else frozenset(manifest.get("missing", ()))
 
 
 def _check_task(folder: Path) -> Iterator[Violation]:

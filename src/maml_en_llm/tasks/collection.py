@@ -17,6 +17,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from ..names import check_name
+
 SPLITS = ("train", "dev", "test")
 NO_SPLIT = "has none of train.jsonl, dev.jsonl and test.jsonl; add one or delete the folder"
 SETTING_KEYS = ("train", "test", "unseen_domain_test")
@@ -220,7 +222,10 @@ class Collection(Mapping[str, Task]):
     @cached_property
     def manifest(self) -> dict[str, Any]:
         path = self.path / "manifest.json"
-        return read_json_object(path) if path.is_file() else {}
+        manifest = read_json_object(path) if path.is_file() else {}
+        for *_, problem in problems_of_manifest(manifest):
+            raise ValueError(f"{path}: {problem}")
+        return manifest
 
     @cached_property
     def missing(self) -> frozenset[str]:
@@ -230,15 +235,14 @@ class Collection(Mapping[str, Task]):
     @cached_property
     def _tasks(self) -> dict[str, Task]:
         said = {entry["name"]: entry for entry in self.manifest.get("tasks", ())}
-        for name, entry in said.items():
-            if not isinstance(entry.get("instruction", ""), str | None):
-                raise ValueError(f"{self.path / 'manifest.json'}: the instruction of {name} must be a sentence")
         entries = [(folder, said.get(folder.name, {})) for folder in self.task_folders]
         return {f.name: Task(f.name, f, entry.get("kind"), entry.get("instruction")) for f, entry in entries}
 
     @property
     def task_folders(self) -> list[Path]:
-        return sorted(folder for folder in (self.path / "data").iterdir() if folder.is_dir())
+        """The folders of data/; hidden ones are no tasks."""
+        folders = (folder for folder in (self.path / "data").iterdir() if folder.is_dir())
+        return sorted(folder for folder in folders if not folder.name.startswith("."))
 
     def __getitem__(self, name: str) -> Task:
         if name not in self._tasks:
@@ -257,7 +261,7 @@ class Collection(Mapping[str, Task]):
 
     def setting(self, name: str) -> Setting:
         """The setting `name` with the tasks that are present; ValueError when one is absent and not declared so."""
-        path = self.path / "settings" / f"{name}.json"
+        path = self.path / "settings" / f"{check_name(name, 'setting')}.json"
         if not path.is_file():
             known = ", ".join(self.setting_names) or "none"
             raise ValueError(f"{path} does not exist: there is no setting {name!r}; known settings: {known}")
@@ -275,6 +279,25 @@ class Collection(Mapping[str, Task]):
                 )
             present[key] = tuple(task for task in names if task in self._tasks)
         return Setting(name, **present, named={key: len(record[key]) for key in SETTING_KEYS})
+
+
+def problems_of_manifest(manifest: Mapping[str, Any]) -> list[tuple[str, str | None, str]]:
+    """What is wrong with a manifest: a word that shows the place, the key it comes after (if any), and a sentence."""
+    found: list[tuple[str, str | None, str]] = []
+    missing, tasks = manifest.get("missing", []), manifest.get("tasks", [])
+    if not isinstance(missing, list) or not all(isinstance(name, str) for name in missing):
+        found.append(("missing", None, '"missing" must be a list of task names'))
+    if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in tasks):
+        return [*found, ("tasks", None, '"tasks" must be a list of objects that each have a "name"')]
+    for task in tasks:
+        name, kind = task["name"], task.get("kind")
+        if kind is not None and kind not in KINDS:
+            found.append((name, "tasks", f"{name} has the unknown kind {kind!r}; use one of {', '.join(KINDS)}"))
+        if not isinstance(task.get("instruction", ""), str | None):
+            found.append((name, "tasks", f"the instruction of {name} must be a sentence"))
+    if not isinstance(manifest.get("settings", {}), dict):
+        found.append(("settings", None, '"settings" must be an object'))
+    return found
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

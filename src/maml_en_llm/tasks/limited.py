@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import overload
 
 import numpy as np
 
+from ..names import unfinished
 from .collection import SPLITS, Collection, Example
 from .seeds import random_generator
-from .writing import write_json, write_task
+from .writing import STAGING, write_json, write_task
 
 SHARE = 0.1
 VALIDATION_SHARE = 0.2
@@ -84,23 +86,26 @@ def _labels(examples: Sequence[Example]) -> list[str]:
 def write_limited(collection: Collection, output: Path, share: float = SHARE, seed: int = 100) -> None:
     """Writes a copy of `collection` whose train splits hold `share` of the examples; dev and test are whole.
 
-    Raises ValueError when `output` exists.
+    The copy appears whole or not at all. Raises ValueError when `output` exists.
     """
-    if output.exists():
+    if output.exists() or output.is_symlink():
         raise ValueError(f"{output} exists already; choose another --output")
+    copy = unfinished(output)
+    shutil.rmtree(copy, ignore_errors=True)
     manifest = dict(collection.manifest)
     lines = {line["name"]: dict(line) for line in manifest.get("tasks", ())}
     for name, task in collection.items():
         splits: dict[str, Sequence[Example]] = {split: task.split(split) for split in SPLITS if task.has(split)}
         if "train" in splits:
             splits["train"] = limited(splits["train"], name, share, seed)
-        hashes = write_task(output, name, splits)
+        hashes = write_task(copy, name, splits)
         line = lines.setdefault(name, {"name": name, "kind": task.kind})
         line |= {"files": hashes, "counts": {split: len(examples) for split, examples in splits.items()}}
         line["limited"] = {"share": share, "seed": seed}
     for path in (collection.path / "settings").glob("*.json"):
-        (output / "settings").mkdir(exist_ok=True)
-        shutil.copyfile(path, output / "settings" / path.name)
+        (copy / "settings").mkdir(exist_ok=True)
+        shutil.copyfile(path, copy / "settings" / path.name)
     manifest["tasks"] = [lines[name] for name in sorted(lines)]
-    write_json(output / "manifest.json", manifest)
-    shutil.rmtree(output / ".unfinished", ignore_errors=True)
+    write_json(copy / "manifest.json", manifest)
+    shutil.rmtree(copy / STAGING, ignore_errors=True)
+    os.replace(copy, output)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
-from .collection import SPLITS, Example, read_json_object
+from ..names import check_name
+from .collection import SETTING_KEYS, SPLITS, Example, problems_of_manifest, read_json_object
 from .seeds import random_generator
 
-STAGING = ".unfinished"  # beside data/, so that no reader takes a half-written task for one
+STAGING = ".maml-en-llm-unfinished"  # beside data/, so that no reader takes a half-written task for one
 
 
 def example_line(example: Example, task: str) -> bytes:
@@ -24,27 +25,59 @@ def example_line(example: Example, task: str) -> bytes:
     return json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
+def task_hashes(name: str, splits: Mapping[str, Sequence[Example]]) -> dict[str, str]:
+    """Content hashes by file of what write_task would write."""
+    digests = {split: hashlib.sha256() for split in SPLITS if splits.get(split)}
+    for split, digest in digests.items():
+        for example in splits[split]:
+            digest.update(example_line(example, name))
+    return {f"{split}.jsonl": digest.hexdigest() for split, digest in digests.items()}
+
+
+def recorded(collection: Path) -> dict[str, dict[str, Any]]:
+    """The lines of the manifest by task, with those of tasks that an interrupted command finished."""
+    lines = list(read_manifest(collection).get("tasks", ()))
+    lines += [read_json_object(path) for path in sorted((collection / STAGING).glob("*.json"))]
+    return {line["name"]: line for line in lines}
+
+
+def check_task(collection: Path, name: str, hashes: Mapping[str, str] | None = None) -> bool:
+    """Whether data/NAME holds files with these `hashes` already. Raises ValueError unless write_task may write it.
+
+    It may when there is no such folder, or the folder holds just what the manifest says was written.
+    """
+    check_name(name, "task")
+    folder = collection / "data" / name
+    if not folder.exists() and not folder.is_symlink():
+        return False
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() and not folder.is_symlink() else {""}
+    found = file_hashes(folder)
+    if hashes is not None and found == hashes and present == set(found):
+        return True
+    if present - set(found) or (found and recorded(collection).get(name, {}).get("files") != found):
+        raise ValueError(
+            f"{folder} was not written by maml-en-llm, or was changed since; choose another name, or delete it yourself"
+        )
+    return False
+
+
 def write_task(collection: Path, name: str, splits: Mapping[str, Sequence[Example]]) -> dict[str, str]:
     """Writes data/NAME with the splits that have examples, replacing what was there; returns content hashes by file.
 
-    Raises OSError (disk full, no permission) with nothing left of the unfinished folder.
+    Raises ValueError when check_task does, OSError (disk full, no permission) with nothing left of the unfinished one.
     """
+    if check_task(collection, name, hashes := task_hashes(name, splits)):
+        return hashes
     staged = collection / STAGING / name
-    hashes = {}
     try:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
         for split in SPLITS:
             if splits.get(split):
-                digest = hashlib.sha256()
                 with (staged / f"{split}.jsonl").open("wb") as file:
-                    for example in splits[split]:
-                        line = example_line(example, name)
-                        digest.update(line)
-                        file.write(line)
+                    file.writelines(example_line(example, name) for example in splits[split])
                     file.flush()
                     os.fsync(file.fileno())
-                hashes[f"{split}.jsonl"] = digest.hexdigest()
         target = collection / "data" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         replaced = collection / STAGING / f"{name}.replaced"
@@ -67,8 +100,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
     for split in SPLITS:
         path = folder / f"{split}.jsonl"
         if path.is_file():
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.name] = _hash(path)
     return found
 
 
@@ -78,22 +110,83 @@ def write_json(path: Path, record: Any) -> None:
     write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_manifest(collection: Path, entries: Iterable[Mapping[str, Any]], missing: Iterable[str] = ()) -> None:
-    """Merges `entries` (each with a name) into manifest.json, declares `missing` tasks and tidies up."""
+def read_manifest(collection: Path) -> dict[str, Any]:
+    """The manifest, empty when there is none. Raises ValueError when manifest.json is something else."""
     path = collection / "manifest.json"
-    manifest = read_json_object(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    manifest = read_json_object(path)
+    if problems := problems_of_manifest(manifest):
+        raise ValueError(f"{path}: {problems[0][1]}")
+    return manifest
+
+
+def check_collection_folder(collection: Path) -> None:
+    """ValueError unless tasks may be written into `collection`: a manifest.json there must be that of a collection."""
+    manifest = read_manifest(collection)
+    if manifest and not {"tasks", "missing"} & manifest.keys():
+        raise ValueError(f"{collection / 'manifest.json'} is not that of a collection; choose another --collection")
+
+
+def write_manifest(
+    collection: Path, entries: Iterable[Mapping[str, Any]], missing: Iterable[str] = (), settings: Iterable[str] = ()
+) -> None:
+    """Merges `entries` (each with a name) into manifest.json, declares `missing` tasks and tidies up.
+
+    settings: names of setting files that were written and may be written again.
+    """
+    check_collection_folder(collection)
+    manifest = read_manifest(collection)
     tasks = {entry["name"]: entry for entry in manifest.get("tasks", ())} | {entry["name"]: entry for entry in entries}
     manifest["tasks"] = [tasks[name] for name in sorted(tasks)]
     manifest["missing"] = sorted({*manifest.get("missing", ()), *missing} - set(tasks))
-    write_json(path, manifest)
+    written = {name: _hash(setting_path(collection, name)) for name in settings}
+    if written:
+        manifest["settings"] = manifest.get("settings", {}) | written
+    write_json(collection / "manifest.json", manifest)
     shutil.rmtree(collection / STAGING, ignore_errors=True)
 
 
+def setting_path(collection: Path, name: str) -> Path:
+    """settings/NAME.json. Raises ValueError when `name` is no name."""
+    return collection / "settings" / f"{check_name(name, 'setting')}.json"
+
+
+def setting_is_ours(collection: Path, name: str) -> bool:
+    """Whether settings/NAME.json is as a command wrote it."""
+    path = setting_path(collection, name)
+    return path.is_file() and read_manifest(collection).get("settings", {}).get(name) == _hash(path)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_setting(collection: Path, name: str, lists: Mapping[str, Sequence[str]]) -> bool:
+    """Whether settings/NAME.json holds these lists already. Raises ValueError unless write_setting may write it."""
+    path = setting_path(collection, name)
+    if not path.exists():
+        return False
+    if path.is_file() and read_json_object(path) == _setting(lists):
+        return True
+    if not setting_is_ours(collection, name):
+        raise ValueError(
+            f"{path} was not written by maml-en-llm, or was changed since; choose another name, or edit it"
+        )
+    return False
+
+
 def write_setting(collection: Path, name: str, lists: Mapping[str, Sequence[str]]) -> Path:
-    """Writes settings/NAME.json."""
-    path = collection / "settings" / f"{name}.json"
-    write_json(path, {key: list(lists.get(key, ())) for key in ("train", "test", "unseen_domain_test")})
+    """Writes settings/NAME.json. Raises ValueError when check_setting does."""
+    path = setting_path(collection, name)
+    if not check_setting(collection, name, lists):
+        write_json(path, _setting(lists))
     return path
+
+
+def _setting(lists: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    return {key: list(lists.get(key, ())) for key in SETTING_KEYS}
 
 
 def without_duplicates(examples: Iterable[Example], seen: set[str] | None = None) -> Iterator[Example]:

@@ -74,7 +74,7 @@ class RunDirectory:
         beside.mkdir(parents=True)
         safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, beside / "state.safetensors")
         write_text(beside / "progress.json", json.dumps({"batches": batches}))
-        replace_folder(beside, folder)
+        replace_folder(beside, folder, "train")
         for other in self._checkpoints.iterdir():
             if other != folder:
                 shutil.rmtree(other)
