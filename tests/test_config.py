@@ -112,6 +112,10 @@ def test_numbers_as_people_write_them(tmp_path: Path) -> None:
         ({"method": "metaicl", "inner_lr": 0.1}, "inner_lr is set but method=metaicl"),
         ({"method": "language-model", "order": "first"}, "order is set but method=language-model"),
         ({"method": "multitask-zero-shot", "demonstrations": 4}, "demonstrations is set but method=multitask"),
+        ({"method": "multitask-zero-shot", "label_words": "redrawn"}, "label_words is set but method=multitask"),
+        ({"demonstrations": 0, "label_words": "redrawn"}, "label_words is set but demonstrations=0 does not read it"),
+        ({"predicted": "text"}, "predicted is text; with method=maml-en-llm it must be last_answer or answers"),
+        ({"method": "language-model", "predicted": "last_answer"}, "it must be text or answers"),
         ({"momentum": 0.9}, "momentum is set but optimizer=adamw does not read it"),
         ({"method": "metaicl", "optimizer": "sgd", "adam_eps": 1e-6}, "adam_eps is set but optimizer=sgd"),
         ({"order": "first", "curvature": "difference"}, "curvature is set but order=first"),
@@ -178,6 +182,9 @@ def test_what_follows_from_a_configuration() -> None:
     assert not TrainConfig(**REQUIRED, inner_optimizer="sgd").shares_moments
     assert TrainConfig(**REQUIRED, method="multitask-zero-shot").shown == 0
     assert TrainConfig(**REQUIRED, demonstrations=5).shown == 5
+    assert TrainConfig(**REQUIRED).chosen_predicted == "last_answer"
+    assert TrainConfig(**REQUIRED, method="language-model").chosen_predicted == "text"
+    assert TrainConfig(**REQUIRED, method="language-model", predicted="answers").chosen_predicted == "answers"
 
 
 def test_the_defaults_are_those_of_the_paper() -> None:

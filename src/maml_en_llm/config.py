@@ -18,7 +18,8 @@ import yaml
 from .bilevel.curvature import Curvature
 from .bilevel.meta_gradient import Order, Trajectory
 from .models.trainable import Trainable
-from .prompts.layout import Direction, Layout, Overflow, PromptFormat
+from .prompts.label_words import LabelWords
+from .prompts.layout import Direction, Layout, Overflow, Predicted, PromptFormat
 
 MethodName = Literal["language-model", "metaicl", "metaict", "multitask-zero-shot", "maml-en-llm"]
 Optimizer = Literal["adamw", "sgd"]
@@ -84,8 +85,11 @@ class TrainConfig:
     warmup: float = 0.0
     """Share of the run over which lr rises from 0."""
 
-    predicted: Literal["text", "answers"] = "text"
-    """language-model: what counts in the loss, every token or the answers of all examples in the prompt."""
+    predicted: Predicted | None = None
+    """What counts in the loss: the last answer of a prompt (the default), the answers of all its examples, or every
+    token (language-model, whose default it is)."""
+    label_words: LabelWords = "task"
+    """Names of the labels: the task's own, or redrawn for every prompt, the same for all its examples."""
 
     copies: int = 1
     """MAML-en-LLM: n, adapted copies that a meta-update explores."""
@@ -153,7 +157,15 @@ class TrainConfig:
             raise ValueError(
                 f"batches is {self.batches}, less than the {group} of one update (2 * inner_steps * copies)"
             )
+        if self.predicted == ("last_answer" if self.method == "language-model" else "text"):
+            other = "text" if self.method == "language-model" else "last_answer"
+            raise ValueError(f"predicted is {self.predicted}; with method={self.method} it must be {other} or answers")
         self.prompt_format()
+
+    @property
+    def chosen_predicted(self) -> Predicted:
+        """predicted with its default filled in."""
+        return self.predicted or ("text" if self.method == "language-model" else "last_answer")
 
     @property
     def batches_per_update(self) -> int:
@@ -203,8 +215,8 @@ def unread_keys(config: Any) -> dict[str, str]:
     optimizer = f"optimizer={config.optimizer}"
     groups = (
         (config.method != "maml-en-llm", f"method={config.method}", MAML_KEYS),
-        (config.method != "language-model", f"method={config.method}", ("predicted",)),
-        (config.method == "multitask-zero-shot", f"method={config.method}", ("demonstrations",)),
+        (config.method == "multitask-zero-shot", f"method={config.method}", ("demonstrations", "label_words")),
+        (config.demonstrations == 0, "demonstrations=0", ("label_words",)),
         (config.trainable != "lora", f"trainable={config.trainable}", ("lora_rank",)),
         (config.trainable != "last_blocks", f"trainable={config.trainable}", ("last_blocks",)),
         ("sgd" not in optimizers, optimizer, ("momentum",)),

@@ -114,6 +114,8 @@ def training_batches(config: TrainConfig, method: Method, collection: Collection
         demonstrations=config.shown,
         prompts_per_batch=config.batch_size,
         seed=config.seed,
+        predicted=config.chosen_predicted,
+        label_words=config.label_words,
     )
 
 
