@@ -3,7 +3,7 @@
 A loss is any function `loss(parameters: dict[str, Tensor], batch) -> scalar`.  It may also have a context manager
 `substituted(parameters)`: then it stays entered until the gradient is computed, which activation checkpointing needs;
 an attribute `autocast`: the type it computes in, when that is not the type of the parameters; and `parts(batch)`,
-batches whose mean loss is that of `batch`: then a gradient is accumulated part by part, in the memory of the largest.
+batches whose losses sum to that of `batch`: then a gradient is accumulated part by part, in the memory of the largest.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def stream_gradient(loss: Loss, parameters: Mapping[str, Tensor], batch: Any, co
             if number == len(parts):
                 for name, leaf in leaves.items():
                     leaf.register_post_accumulate_grad_hook(hook_of(name))
-            value = loss(leaves, part) / len(parts)
+            value = loss(leaves, part)
             value.backward(inputs=list(leaves.values()))
             values.append(value.detach())
             del value

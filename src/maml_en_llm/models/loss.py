@@ -4,27 +4,52 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..prompts.batches import Batch
+
+# Tokens of a forward pass beyond which nothing gets faster, and tokens whose computation takes as long as the fixed
+# part of a pass (docs/performance.md).
+ENOUGH_TOKENS, TOKENS_OF_A_PASS = 512, 48
+ENOUGH_TOKENS_ON_GPU, TOKENS_OF_A_PASS_ON_GPU = 16384, 1024
+
+
+@dataclass(frozen=True)
+class Group:
+    """Prompts that one forward pass computes, padded on the right to the longest: their share of a batch's loss.
+
+    places: the positions, in the flattened rows, that predict an answer token. weights: of their cross entropies; those
+        of all groups of a batch sum to 1 when every prompt has an answer.
+    """
+
+    token_ids: Int[Tensor, "rows tokens"]
+    places: Int[Tensor, " answers"]
+    answers: Int[Tensor, " answers"]
+    weights: Float[Tensor, " answers"]
 
 
 class PromptLoss:
     """The loss of a causal language model on a batch of prompts, as a function of its parameters.
 
     Per prompt the mean cross entropy over its answer tokens, then the mean over prompts.
-    `loss(parameters, batch)` runs the model with `parameters` in place of its own, which it has back afterwards;
-    logits are computed only at the positions that predict an answer token.
+    `loss(parameters, batch)` runs the model with `parameters` in place of its own, which it has back afterwards.
+
+    tokens_per_forward: most tokens of one forward pass, padding included; a longer prompt is a pass of its own. None:
+        as many as make it faster.
     """
 
-    def __init__(self, model: nn.Module, autocast: torch.dtype | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, autocast: torch.dtype | None = None, tokens_per_forward: int | None = None
+    ) -> None:
         self.model = model
         self.autocast = autocast
+        self.tokens_per_forward = tokens_per_forward
         self._current: Mapping[str, Tensor] | None = None
         # Every place where a parameter stands: a tied weight stands in several and is exchanged in each exactly once.
         self._places: dict[str, list[tuple[dict[str, Any], str]]] = {}
@@ -53,33 +78,91 @@ class PromptLoss:
                 place[attribute] = tensor
             self._current = before
 
-    def __call__(self, parameters: Mapping[str, Tensor], batch: Batch) -> Float[Tensor, ""]:
+    def __call__(self, parameters: Mapping[str, Tensor], batch: Batch | Group) -> Float[Tensor, ""]:
         with self.substituted(parameters):
-            return prompt_loss(self.model, batch, self.autocast)
+            if isinstance(batch, Group):
+                return _loss_of_group(self.model, batch, self.autocast)
+            return prompt_loss(self.model, batch, self.autocast, self.tokens_per_forward)
 
-    def parts(self, batch: Batch) -> list[Batch]:
-        """Batches of one prompt each; the mean of their losses is that of `batch`."""
-        return [Batch(ids[None], mask[None]) for ids, mask in zip(batch.token_ids, batch.answer_mask, strict=True)]
+    def parts(self, batch: Batch) -> list[Group]:
+        """What is computed at once, one after another; the sum of their losses is that of `batch`."""
+        return grouped(self.model, batch, self.tokens_per_forward)
 
 
-def prompt_loss(model: nn.Module, batch: Batch, autocast: torch.dtype | None = None) -> Float[Tensor, ""]:
-    """Mean over prompts of the mean over answer tokens of the next-token cross entropy; 0 for a prompt without any.
+def prompt_loss(
+    model: nn.Module, batch: Batch, autocast: torch.dtype | None = None, tokens_per_forward: int | None = None
+) -> Float[Tensor, ""]:
+    """Mean over prompts of the mean over answer tokens of the next-token cross entropy; 0 for a prompt without any."""
+    groups = grouped(model, batch, tokens_per_forward)
+    return torch.stack([_loss_of_group(model, group, autocast) for group in groups]).sum()
 
-    Prompts run one by one: no token is padding, and attention never spans two prompts (packing them in one row was
-    slower: docs/performance.md).
+
+def grouped(model: nn.Module, batch: Batch, tokens_per_forward: int | None = None) -> list[Group]:
+    """The prompts of a batch, the longest first, in groups of at most `tokens_per_forward` tokens, padding included.
+
+    A prompt is left to the next group when padding it would cost more than another forward pass does. What follows the
+    last token that predicts an answer token is not computed, nor are prompts without one.
     """
-    losses = [
-        _loss_of_prompt(model, *prompt, autocast) for prompt in zip(batch.token_ids, batch.answer_mask, strict=True)
-    ]
-    return torch.stack(losses).mean()
+    parameter = next(model.parameters())
+    on_cpu = parameter.device.type == "cpu"
+    budget = tokens_per_forward or (ENOUGH_TOKENS if on_cpu else ENOUGH_TOKENS_ON_GPU)
+    padding = TOKENS_OF_A_PASS if on_cpu else TOKENS_OF_A_PASS_ON_GPU
+    if _length_changes_positions(model):
+        padding = 0
+    # The first token of a prompt has nothing to be predicted from. Lengths are read where the batch is: batches that
+    # stay on the CPU until here make no GPU wait.
+    predicting = batch.answer_mask[:, 1:].cpu()
+    counts = predicting.sum(dim=1)
+    ends = (predicting * torch.arange(1, predicting.shape[1] + 1)).amax(dim=1) if predicting.numel() else counts
+    lengths: list[int] = ends.tolist()
+    groups: list[list[int]] = []
+    for row in sorted((row for row, length in enumerate(lengths) if length), key=lambda row: -lengths[row]):
+        if groups:
+            longest = lengths[groups[-1][0]]
+            if (len(groups[-1]) + 1) * longest <= budget and longest - lengths[row] <= padding:
+                groups[-1].append(row)
+                continue
+        groups.append([row])
+    weights = 1 / (counts * len(lengths)).to(torch.float64 if parameter.dtype == torch.float64 else torch.float32)
+
+    def group(rows: list[int]) -> Group:
+        tokens = lengths[rows[0]] if rows else 0
+        row, column = predicting[rows, :tokens].nonzero(as_tuple=True)
+        ids = batch.token_ids[rows]
+        parts = (ids[:, :tokens], row * tokens + column, ids[row, column + 1], weights[rows][row])
+        return Group(*(part.to(parameter.device, non_blocking=True) for part in parts))
+
+    return [group(rows) for rows in groups or [[]]]
 
 
-def _loss_of_prompt(model: nn.Module, token_ids: Tensor, answer_mask: Tensor, autocast: torch.dtype | None) -> Tensor:
-    """The loss of one prompt [tokens]; what follows the last token that predicts an answer token is not computed."""
-    positions = answer_mask[1:].nonzero().squeeze(1)  # the first token of a prompt has nothing to be predicted from
-    if positions.numel() == 0:
+def _loss_of_group(model: nn.Module, group: Group, autocast: torch.dtype | None) -> Tensor:
+    """The sum of the weighted cross entropies of a group.
+
+    Causal attention and recurrences never look ahead, so padding on the right needs no mask.
+    """
+    if not group.places.numel():
         return 0 * torch.stack([parameter.sum() for parameter in model.parameters()]).sum()
-    read = token_ids[None, : int(positions[-1]) + 1]
-    with torch.autocast(token_ids.device.type, dtype=autocast, enabled=autocast is not None):
-        logits = model(input_ids=read, use_cache=False, logits_to_keep=positions).logits[0]  # [answer tokens, V]
-    return functional.cross_entropy(logits.float() if autocast else logits, token_ids[positions + 1])
+    with torch.autocast(group.token_ids.device.type, dtype=autocast, enabled=autocast is not None):
+        logits = _answer_logits(model, group)  # [answers, vocabulary]
+    losses = functional.cross_entropy(logits.float() if autocast else logits, group.answers, reduction="none")
+    return losses.to(group.weights.dtype) @ group.weights
+
+
+def _answer_logits(model: Any, group: Group) -> Tensor:
+    """Logits at the places of `group` alone: the output layer, which costs most, is given nothing else."""
+    head = model.get_output_embeddings()
+
+    def pick(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].flatten(0, 1)[group.places][None], *inputs[1:])
+
+    with contextlib.nullcontext() if head is None else head.register_forward_pre_hook(pick):
+        logits: Tensor = model(input_ids=group.token_ids, use_cache=False).logits
+    return logits.flatten(0, 1)[group.places] if logits.shape[:2] == group.token_ids.shape else logits[0]
+
+
+def _length_changes_positions(model: Any) -> bool:
+    """Whether the longest row decides how all rows' positions are encoded, so that padding is not free of effect."""
+    rope = repr(
+        getattr(model.config.get_text_config(), "rope_parameters", None)
+    )  # for some models one per kind of layer
+    return "dynamic" in rope or "longrope" in rope
