@@ -9,7 +9,7 @@ quickstart: install
 
 # Hours on a CPU; a run that was stopped goes on where it was.
 starter-model: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m maml_en_llm.starter.language_model starter-model
+	OMP_NUM_THREADS=1 $(BIN)/python -m recipes.starter.language_model starter-model
 
 test: install
 	$(BIN)/python -m pytest

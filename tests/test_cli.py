@@ -306,6 +306,21 @@ def test_show_prompt_shows_what_the_model_reads(shell: Shell, collection_folder:
     assert "has no task 'nothing'; `tasks list` shows them" in shell.err
 
 
+def test_show_prompt_with_redrawn_labels(shell: Shell, collection_folder: Path, model_folder: Path) -> None:
+    words = ["tasks", "show-prompt", "--collection", collection_folder, "--task", "size", "--model", model_folder]
+    words += ["--demonstrations", "3", "--example", "2"]
+    assert shell(*words) == 0
+    own = [piece.split("\n") for piece in shell.out.split("\n\n\n")]
+    assert shell(*words, "--label-words", "redrawn", "--predicted", "answers") == 0
+    ours = [piece.split("\n") for piece in shell.out.split("\n\n\n")]
+    assert [piece[0] for piece in ours] == [piece[0] for piece in own]
+    assert {piece[1] for piece in own} == {"big", "small"}
+    pairs = {(before[1], after[1]) for before, after in zip(own, ours, strict=True)}
+    assert len(pairs) == len({after for _, after in pairs}) == 2
+    assert not {"big", "small"} & {after for _, after in pairs}
+    assert "answers (shown reversed)" in shell.out
+
+
 def test_show_prompt_with_the_tasks_instruction(shell: Shell, model_folder: Path, tmp_path: Path) -> None:
     folder = make_collection(tmp_path / "collection")
     words = ["tasks", "show-prompt", "--collection", folder, "--task", "mood", "--model", model_folder]

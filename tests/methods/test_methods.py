@@ -72,7 +72,7 @@ class Bench:
             format=style.format,
             tokenizer=tokenizer,
             demonstrations=style.demonstrations,
-            predicted=self.config.counted_in_loss(),
+            predicted=self.config.predicted,
             prompts_per_batch=2,
             seed=1,
         )

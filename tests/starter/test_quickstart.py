@@ -9,8 +9,8 @@ import pytest
 
 from maml_en_llm.cli import main
 from maml_en_llm.models import load_tokenizer, new_gpt2, save_model, word_tokenizer
-from maml_en_llm.starter import text
 from maml_en_llm.starter.quickstart import quickstart
+from recipes.starter import text
 
 
 @pytest.fixture

@@ -87,8 +87,9 @@ def test_a_run_that_was_interrupted_and_resumed_is_bitwise_the_same(
         {"method": "maml-en-llm", "shared_moments": False, "order": "first"},
         {"method": "maml-en-llm", "optimizer": "sgd", "inner_optimizer": "sgd", "direction": "channel"},
         {"method": "metaicl", "optimizer": "sgd", "momentum": 0.9, "warmup": 0.5, "schedule": "constant"},
+        {"method": "maml-en-llm", "label_words": "redrawn", "predicted": "answers"},
     ],
-    ids=["copies", "same-task", "first-own-moments", "sgd-channel", "metaicl-sgd"],
+    ids=["copies", "same-task", "first-own-moments", "sgd-channel", "metaicl-sgd", "redrawn"],
 )
 def test_resuming_from_a_checkpoint_drops_what_came_after_it(
     changes: dict[str, Any],

@@ -289,8 +289,10 @@ def tasks_show_prompt(
     max_tokens: int = 1024,
     max_tokens_per_example: int = 256,
     instructions: bool = False,
+    label_words: Literal["task", "redrawn"] = "task",
+    predicted: Literal["last_answer", "answers", "text"] = "last_answer",
 ) -> None:
-    """Show a prompt as a model reads it, with the answer marked.
+    """Show a prompt as a model reads it, with what is predicted marked.
 
     Args:
         collection: Folder of NLP tasks.
@@ -304,13 +306,19 @@ def tasks_show_prompt(
         max_tokens: Limit of the prompt.
         max_tokens_per_example: Limit of one example.
         instructions: The task's instruction at the head, as MetaICT has it.
+        label_words: redrawn gives the labels other names, as in training with that key.
+        predicted: What is marked: the last answer, the answers of all examples, or every token, as in training.
     """
+    from itertools import groupby
+
     from rich.text import Text
 
     from ..models import load_tokenizer
     from ..prompts.demonstrations import fixed_demonstrations
+    from ..prompts.label_words import LabelRedraw, rename
     from ..prompts.layout import PromptFormat
     from ..tasks.collection import load_collection
+    from ..tasks.seeds import random_generator
 
     opened = load_collection(collection)
     if task not in opened:
@@ -323,14 +331,21 @@ def tasks_show_prompt(
     shown = fixed_demonstrations(opened[task].train, demonstrations, task, seed) if demonstrations else []
     if instructions and not opened[task].instruction:
         raise ValueError(f"the manifest of {collection} has no instruction for {task}; leave --instructions out")
-    head = form.encode_instruction(tokenizer, opened[task].instruction) if instructions else []
-    prompt = form.encode_training(tokenizer, shown, examples[example], head)
-    answer = sum(prompt.answer_mask)
-    read = len(prompt.token_ids) - answer
-    text = Text(tokenizer.decode(prompt.token_ids[:read]))
-    text.append(tokenizer.decode(prompt.token_ids[read:]), style="reverse")
+    head = opened[task].instruction if instructions else None
+    read, drawn = [*shown, examples[example]], dict[str, str]()
+    encoded = form.encode_prompt(tokenizer, read, first=not head)
+    if label_words == "redrawn":
+        redraw = LabelRedraw(tokenizer, form)
+        drawn = redraw.draw(read, random_generator("label_words", seed, task, example))
+        encoded = redraw.relabel(encoded, read, drawn, first=not head)
+    instruction = form.encode_instruction(tokenizer, rename(head, drawn) if head else None)
+    prompt = form.join_training(encoded, instruction, predicted)
+    text = Text()
+    for marked, run in groupby(zip(prompt.answer_mask, prompt.token_ids, strict=True), key=lambda pair: pair[0]):
+        text.append(tokenizer.decode([token for _, token in run]), style="reverse" if marked else "")
     result.print(text)
-    print(f"{len(prompt.token_ids)} tokens, {answer} of them the answer (shown reversed)")
+    what = {"last_answer": "the answer", "answers": "answers", "text": "predicted"}[predicted]
+    print(f"{len(prompt.token_ids)} tokens, {sum(prompt.answer_mask)} of them {what} (shown reversed)")
 
 
 def new_model(

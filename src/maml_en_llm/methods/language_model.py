@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..prompts.layout import Predicted
 from ..prompts.style import PromptStyle
 from .metaicl import MetaICL
 
@@ -15,7 +14,7 @@ from .metaicl import MetaICL
 class LanguageModel(MetaICL):
     """Gradient descent on the next-token loss."""
 
-    predicted: Literal["text", "answers"] = "text"
+    predicted: Literal["text", "answers"] = "text"  # type: ignore[assignment]
     """What counts in the loss: every token, or the answers of all examples in the prompt."""
 
     @property
@@ -24,9 +23,6 @@ class LanguageModel(MetaICL):
 
     def title(self, style: PromptStyle) -> str:
         return "Raw LM" if style.demonstrations else "No ICL"
-
-    def counted_in_loss(self) -> Predicted:
-        return self.predicted
 
     def prompts_at_test(self) -> PromptStyle:
         """It was not trained for a direction or a number of demonstrations."""

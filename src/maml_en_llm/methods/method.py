@@ -16,7 +16,8 @@ from ..models.trainable import TrainableModel
 from ..prediction.in_context import InContext
 from ..prediction.predictor import LoadedModel, Predictor
 from ..prompts.batches import MixtureSampler, Sampler
-from ..prompts.layout import Direction, Predicted, PromptFormat
+from ..prompts.label_words import LabelWords
+from ..prompts.layout import Direction, PromptFormat
 from ..prompts.style import PromptStyle
 
 
@@ -51,6 +52,10 @@ class Method(TrainConfig):
     """direct predicts output from input; channel predicts input from output."""
     demonstrations: int = 16
     """Labelled examples in front of each example."""
+    predicted: Literal["last_answer", "answers"] = "last_answer"
+    """What counts in the loss: the last answer of a prompt, or the answers of all its examples."""
+    label_words: LabelWords = "task"
+    """Names of the labels: the task's own, or redrawn for every prompt, the same for all its examples."""
 
     def title(self, style: PromptStyle) -> str:
         """The name that tables use, without direction, of the model on prompts of `style`."""
@@ -90,10 +95,6 @@ class Method(TrainConfig):
         """Factor of the learning rate in `update` of `updates`."""
         return 1.0
 
-    def counted_in_loss(self) -> Predicted:
-        """Which tokens of a training prompt count in the loss."""
-        return "last_answer"
-
     def sampler(self, **data: Any) -> Sampler:
         """Batches by number; `data`: fields of MixtureSampler."""
         return MixtureSampler(**data)
@@ -101,6 +102,9 @@ class Method(TrainConfig):
     def predictor(self, model: LoadedModel, style: PromptStyle, **options: Any) -> Predictor:
         """How a model folder that this method made predicts; `options`: other fields of InContext."""
         return InContext(model, style, **options)
+
+    def unread(self) -> dict[str, str]:
+        return super().unread() | ({} if self.demonstrations else {"label_words": "demonstrations=0"})
 
     def check(self) -> None:
         super().check()

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..tasks.collection import Example, Examples
 from ..tasks.seeds import random_generator
 from .demonstrations import draw_indices
+from .label_words import LabelRedraw, LabelWords, rename
 from .layout import EncodedPrompt, Predicted, PromptFormat
 from .token_cache import TokenCache, TokenizedExamples
 
@@ -62,8 +63,8 @@ class MixtureSampler:
     example is a target once and batches are disjoint; demonstrations are drawn anew for every prompt.
 
     tasks: train examples by task name. demonstrations: how many in front of each target (all others of a task when it
-    has fewer). predicted: what counts in the loss (PromptFormat.join_training). instructions: by task name, what stands
-    at the head of its prompts.
+    has fewer). predicted: what counts in the loss (PromptFormat.join_training). label_words: the task's own, or drawn
+    anew for every prompt (label_words.py). instructions: by task name, what stands at the head of its prompts.
     """
 
     tasks: Mapping[str, Sequence[Example]]
@@ -73,6 +74,7 @@ class MixtureSampler:
     prompts_per_batch: int = 1
     seed: int = 100
     predicted: Predicted = "last_answer"
+    label_words: LabelWords = "task"
     token_cache: TokenCache | None = None
     instructions: Mapping[str, str] = field(default_factory=dict)
     _sizes: np.ndarray = field(init=False, repr=False)
@@ -86,6 +88,7 @@ class MixtureSampler:
         self._permutation = lru_cache(maxsize=2)(self._permutation)  # type: ignore[method-assign]
         instructions = self.instructions.items()
         self._heads = {name: self.format.encode_instruction(self.tokenizer, text) for name, text in instructions}
+        self._redraw = LabelRedraw(self.tokenizer, self.format) if self.label_words == "redrawn" else None
         self._kept: dict[str, TokenizedExamples | None] = {}
         self._tokenized_anew: dict[str, int] = dict.fromkeys(self._names, 0)
 
@@ -125,13 +128,18 @@ class MixtureSampler:
 
     def encode(self, name: str, target: int, shown: Sequence[int]) -> EncodedPrompt:
         """The prompt of example `target` of task `name` behind the demonstrations `shown`, all given as indices."""
-        head = self._heads.get(name, [])
+        head, examples = self._heads.get(name, []), self.tasks[name]
         if (tokenized := self._tokenized(name)) is not None:
             places = enumerate([*shown, target])
             encoded = [tokenized.encoded(i, first=place == 0 and not head) for place, i in places]
         else:
-            examples = self.tasks[name]
             encoded = self.format.encode_prompt(self.tokenizer, [examples[i] for i in [*shown, target]], not head)
+        if self._redraw is not None:
+            read = [examples[i] for i in [*shown, target]]
+            drawn = self._redraw.draw(read, random_generator("label_words", self.seed, name, target, *shown))
+            encoded = self._redraw.relabel(encoded, read, drawn, first=not head)
+            if head and drawn:
+                head = self.format.encode_instruction(self.tokenizer, rename(self.instructions[name], drawn))
         return self.format.join_training(encoded, head, self.predicted)
 
 

@@ -103,9 +103,10 @@ def training_batches(config: Method, collection: Collection, tokenizer: Any) -> 
         tokenizer=tokenizer,
         token_cache=TokenCache(tokenizer, style.format, cache_folder()),
         demonstrations=style.demonstrations,
-        predicted=config.counted_in_loss(),
+        predicted=config.predicted,
         prompts_per_batch=config.batch_size,
         seed=config.seed,
+        label_words=config.label_words,
     )
 
 

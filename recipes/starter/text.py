@@ -13,9 +13,9 @@ from itertools import chain
 
 import numpy as np
 
-from ..tasks.collection import Example
-from .drawing import NAMES, domains, facts, pick, sample
-from .tasks import HELD_OUT_DOMAINS, TASKS, starter_examples, starter_settings
+from maml_en_llm.starter.drawing import NAMES, domains, facts, pick, sample
+from maml_en_llm.starter.tasks import HELD_OUT_DOMAINS, TASKS, starter_examples, starter_settings
+from maml_en_llm.tasks.collection import Example
 
 Words = Sequence[str]
 Pairs = list[tuple[str, str]]

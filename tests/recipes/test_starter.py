@@ -9,11 +9,12 @@ import torch
 
 from maml_en_llm.models import load_model, load_tokenizer
 from maml_en_llm.prompts.layout import PromptFormat
-from maml_en_llm.starter import starter_model, text
+from maml_en_llm.starter import starter_model
 from maml_en_llm.starter.drawing import domains
-from maml_en_llm.starter.language_model import STAGES, Stage, make_language_model, package, untrained_model
 from maml_en_llm.starter.tasks import HELD_OUT_DOMAINS
-from maml_en_llm.starter.text import Difficulty
+from recipes.starter import text
+from recipes.starter.language_model import STAGES, Stage, make_language_model, package, untrained_model
+from recipes.starter.text import Difficulty
 
 # Of the weights that `make starter-model` made last; docs/starter-model.md has its figures.
 SHA256 = "2da01ab6d7aa0c44d24777172f7bd67833448df58b17d7b8639b9d60afce2f35"
@@ -74,7 +75,7 @@ def test_attention_begins_by_looking_back_and_for_the_same_word() -> None:
 
 
 def test_the_recipe_runs_stage_by_stage_and_is_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maml_en_llm.starter.language_model.PASSAGES_FOR_VECTORS", 2000)
+    monkeypatch.setattr("recipes.starter.language_model.PASSAGES_FOR_VECTORS", 2000)
     stages = [
         Stage("one", Difficulty((2, 2), 1), 4, batches=3, prompts=2, tasks=6),
         Stage("two", Difficulty((2, 3), frames=True, rules=True), 4, batches=3, prompts=2, tasks=8, running_text=0.5),

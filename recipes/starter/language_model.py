@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from ..methods.language_model import LanguageModel
-from ..models import load_model, load_tokenizer, save_model, word_tokenizer
-from ..progress import console
-from ..tasks.seeds import random_generator
-from ..tasks.writing import write_manifest, write_setting, write_task
-from ..training.loop import train
-from . import starter_model, text
+from maml_en_llm.methods.language_model import LanguageModel
+from maml_en_llm.models import load_model, load_tokenizer, save_model, word_tokenizer
+from maml_en_llm.progress import console
+from maml_en_llm.starter import starter_model
+from maml_en_llm.tasks.seeds import random_generator
+from maml_en_llm.tasks.writing import write_manifest, write_setting, write_task
+from maml_en_llm.training.loop import train
+
+from . import text
 from .text import Difficulty
 
 LAYERS, WIDTH, HEADS, CONTEXT = 4, 128, 4, 1024

@@ -1,0 +1,1 @@
+"""The recipe of the starter language model (docs/starter-model.md)."""
