@@ -10,9 +10,9 @@ from ..config import EvaluateConfig
 from ..models import load_model, load_tokenizer, pick_device
 from ..prediction.scoring import Scorer
 from ..progress import console
+from ..results import read_provenance
 from ..tasks.collection import Example
-from ..training.model_card import read_provenance
-from .protocol import as_trained, score_targets
+from .protocol import as_trained, score_targets, trained_config
 
 
 def predict(
@@ -37,7 +37,7 @@ def predict(
             "add it or correct it"
         )
     unset = EvaluateConfig(model=model, collection=Path(), setting="", output=Path())
-    form, _, instructed = as_trained(unset, read_provenance(model))
+    form, _, instructed = as_trained(unset, trained_config(read_provenance(model)))
     if instructed and not instruction:
         console.print("this model was trained with an instruction at the head of each prompt; --instruction gives one")
     tokenizer = load_tokenizer(model)

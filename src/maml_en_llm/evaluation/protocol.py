@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..config import EvaluateConfig
-from ..files import write_text
 from ..models import load_model, load_tokenizer, pick_device
 from ..prediction.scoring import Scorer
 from ..progress import StopRequest, Tracker, console, stop_on_signal, track
 from ..prompts.demonstrations import fixed_demonstrations
 from ..prompts.layout import EncodedTarget, PromptFormat
+from ..results import (
+    Prediction,
+    PredictionStore,
+    Provenance,
+    Results,
+    Row,
+    Subset,
+    Summary,
+    TaskResult,
+    confusion,
+    digest,
+    read_provenance,
+    summarize,
+    write_results,
+)
 from ..tasks.collection import Collection, Example, Task, load_collection
 from ..tasks.limited import limited, validation_split
 from ..training.loop import check_context
-from ..training.model_card import method_label, read_provenance, versions
-from ..training.record import RunRecord, data_hash, digest
+from ..training.model_card import method_label, versions
+from ..training.record import FREE, Measurement, data_hash
 from .metrics import metric_of, score
 
-RESULTS_FORMAT = "maml-en-llm results 1"
 DEFAULTS: dict[str, Any] = {
     "direction": "direct",
     "layout": "newlines",
@@ -34,7 +44,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig) -> Results:
     """Scores a model and writes the results file; returns its content (docs/results-format.md).
 
     Every option of every example is scored behind the fixed demonstrations of each seed and the lowest mean negative
@@ -42,13 +52,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     the same command continues where it was.  Raises ValueError for bad input.
     """
     job = Evaluation(config)
-    store = PredictionStore(config, job.provenance, job.record.manifest_hash)
+    store = prediction_store(config, job)
     with track("evaluate", len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
         for task in job.tasks:
             job.score(task, store, progress, stop)
-    results = job.results({task.name: task_result(task, store.rows, job.seeds) for task in job.tasks})
+    results = job.results(job.row(), {task.name: task_result(task, store.rows, job.seeds) for task in job.tasks})
     store.finish()
-    write_text(config.output, json.dumps(results, indent=1, ensure_ascii=False))
+    write_results(config.output, results)
     return results
 
 
@@ -56,12 +66,12 @@ class Evaluation:
     """An evaluation with all that can be wrong with it found, its model loaded and its clock running."""
 
     def __init__(self, config: EvaluateConfig) -> None:
-        self.config, self.started = config, time.monotonic()
+        self.config = config
         collection = load_collection(config.collection)
         self.setting = collection.setting(config.setting)
         console.print(self.setting.presence())
         self.provenance = read_provenance(config.model)
-        self.form, self.shown, self.instructed = as_trained(config, self.provenance)
+        self.form, self.shown, self.instructed = as_trained(config, trained_config(self.provenance))
         # Without demonstrations all seeds and orders are equal.
         self.seeds, self.orders = (config.seeds, config.orders) if self.shown else (config.seeds[:1], 1)
         tasks = [collection[name] for name in getattr(self.setting, config.subset)]
@@ -77,7 +87,7 @@ class Evaluation:
             console.print(f"scored without an instruction, because the manifest has none: {', '.join(without)}")
 
         device = pick_device(config.device)
-        self.record = RunRecord(config, target_data_hash(config, collection), device)
+        self.record = Measurement(config, target_data_hash(config, collection), device)
         self.tokenizer = load_tokenizer(config.model)
         self.model = load_model(config.model, device)
         check_context(self.model, self.form.max_tokens, config.model)
@@ -97,7 +107,7 @@ class Evaluation:
             if stop.requested:
                 raise KeyboardInterrupt("stopped; the same command continues where it was")
 
-    def predict(self, task: Task, finished: set[int]) -> Iterator[tuple[int, list[dict[str, Any]] | None]]:
+    def predict(self, task: Task, finished: set[int]) -> Iterator[tuple[int, list[Prediction] | None]]:
         """For each seed the predictions of the task's examples, once for every order of the demonstrations, or None for
         seeds that are `finished`."""
         if set(self.seeds) <= finished:
@@ -119,9 +129,17 @@ class Evaluation:
                     scores = self._calibrated(prefix, head, examples, scores)
                 for index, (example, values) in enumerate(zip(examples, scores, strict=True)):
                     lowest = min(range(len(values)), key=values.__getitem__)
-                    row = {"index": index, "output": example.output, "predicted": example.options[lowest]}
-                    row |= {"scores": [round(v, 6) for v in values], "shared_prefix": index not in alone}
-                    rows.append(row | ({"order": order} if order else {}))
+                    prediction = Prediction(
+                        task=task.name,
+                        seed=seed,
+                        index=index,
+                        output=example.output,
+                        predicted=example.options[lowest],
+                        scores=tuple(round(v, 6) for v in values),
+                        order=order,
+                        shared_prefix=index not in alone,
+                    )
+                    rows.append(prediction)
             yield seed, rows
 
     def _calibrated(
@@ -137,36 +155,64 @@ class Evaluation:
             for e, values in zip(examples, scores, strict=True)
         ]
 
-    def results(self, by_task: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-        """The content of the results file, from the result of each task."""
-        config, setting = self.config, self.setting
-        per_task = {n: result | {"unseen_domain": n in setting.unseen_domain_test} for n, result in by_task.items()}
-        trained = self.provenance.get("config", {})
-        label = method_label(trained.get("method", ""), self.form.direction, self.shown, trained)
-        resolved = vars(config) | vars(self.form) | {"demonstrations": self.shown, "instructions": self.instructed}
-        plain = {key: str(value) if isinstance(value, Path) else value for key, value in resolved.items()}
-        return {
-            "format": RESULTS_FORMAT,
-            "label": config.label or (f"{label} + PMI" if config.calibrate else label),
-            "setting": config.setting,
-            "seeds": list(self.seeds),
-            "summary": self.summary(per_task),
-            "tasks": per_task,
-            "config": plain,
-            "model": self.provenance,
-            "versions": versions(),
-            "seconds": round(time.monotonic() - self.started, 1),
-            "run": self.record.now(),
-        }
+    def row(self) -> Row:
+        """What tells the results from others in a report."""
+        config, form, trained = self.config, self.form, self.provenance
+        told = method_label(trained_method(trained), form.direction, self.shown, trained.config if trained else {})
+        return Row(
+            label=config.label or (f"{told} + PMI" if config.calibrate else told),
+            training=trained.training if trained else None,
+            model=trained.start if trained and trained.training else config.model,
+            direction=form.direction,
+            demonstrations=self.shown,
+            labels_used=self.shown,
+            calibrated=config.calibrate,
+            instructions=self.instructed,
+            layout=form.layout,
+            max_tokens=form.max_tokens,
+            max_tokens_per_example=form.max_tokens_per_example,
+            overflow=form.overflow,
+            split=config.split,
+            data_amount=config.data_amount,
+            max_examples=config.max_examples,
+        )
 
-    def summary(self, by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    def results(
+        self, row: Row, by_task: Mapping[str, TaskResult], before: dict[Subset, Summary] | None = None
+    ) -> Results:
+        """The content of the results file, from the result of each task."""
+        config, unseen = self.config, self.setting.unseen_domain_test
+        resolved = vars(config) | vars(self.form) | {"demonstrations": self.shown, "instructions": self.instructed}
+        return Results(
+            setting=config.setting,
+            row=row,
+            seeds=tuple(self.seeds),
+            summary=self.summary(by_task),
+            before=before,
+            tasks={name: replace(result, unseen_domain=name in unseen) for name, result in by_task.items()},
+            config={key: str(value) if isinstance(value, Path) else value for key, value in resolved.items()},
+            provenance=self.provenance,
+            versions=versions(),
+            run=self.record.now(),
+        )
+
+    def summary(self, by_task: Mapping[str, TaskResult]) -> dict[Subset, Summary]:
         """The means over the tasks of each subset."""
         unseen = {n: result for n, result in by_task.items() if n in self.setting.unseen_domain_test}
-        subsets = {"test": by_task} if self.config.subset == "test" else {}
+        subsets: dict[Subset, Mapping[str, TaskResult]] = {"test": by_task} if self.config.subset == "test" else {}
         return {
             subset: summarize(list(results.values()), named=self.setting.named[subset])
             for subset, results in (subsets | {"unseen_domain_test": unseen}).items()
         }
+
+
+def trained_method(provenance: Provenance | None) -> str:
+    return str(provenance.config["method"]) if provenance else ""
+
+
+def trained_config(provenance: Provenance | None) -> dict[str, Any]:
+    """What `as_trained` reads of how a model was made."""
+    return {"config": provenance.config} if provenance else {}
 
 
 def demonstration_pool(config: EvaluateConfig, task: Task) -> Sequence[Example]:
@@ -234,91 +280,37 @@ def score_targets(
     return scores, alone
 
 
-def task_result(
-    task: Task, rows: Mapping[tuple[str, int], list[dict[str, Any]]], seeds: Sequence[int]
-) -> dict[str, Any]:
+def task_result(task: Task, rows: Mapping[tuple[str, int], list[Prediction]], seeds: Sequence[int]) -> TaskResult:
     """The metric of one task per seed, its average and its worst (fractions, not percent)."""
     metric = metric_of(task.kind)
-    by_order: dict[str, list[float]] = {}  # of each seed
-    first: list[dict[str, Any]] = []
+    by_order: dict[str, tuple[float, ...]] = {}  # of each seed
+    first: list[Prediction] = []
     for seed in seeds:
-        orders: dict[int, list[dict[str, Any]]] = {}
+        orders: dict[int, list[Prediction]] = {}
         for row in rows[task.name, seed]:
-            orders.setdefault(row.get("order", 0), []).append(row)
+            orders.setdefault(row.order, []).append(row)
         first += orders[0]
-        by_order[str(seed)] = [
-            score(metric, [r["output"] for r in predictions], [r["predicted"] for r in predictions])
+        by_order[str(seed)] = tuple(
+            score(metric, [r.output for r in predictions], [r.predicted for r in predictions])
             for predictions in orders.values()
-        ]
+        )
     by_seed = {seed: scores[0] for seed, scores in by_order.items()}
-    several = {"scores_by_order": by_order} if len(by_order[str(seeds[0])]) > 1 else {}
-    return {
-        "kind": task.kind,
-        "metric": metric,
-        "examples": len(first) // len(seeds),
-        "scores": by_seed,
-        **several,
-        "average": sum(by_seed.values()) / len(by_seed),
-        "worst": min(by_seed.values()),
-        "prompts_cut_alone": sum(not row["shared_prefix"] for row in first),
-    }
+    return TaskResult(
+        kind=task.kind,
+        metric=metric,
+        examples=len(first) // len(seeds),
+        scores=by_seed,
+        scores_by_order=by_order if len(by_order[str(seeds[0])]) > 1 else None,
+        average=sum(by_seed.values()) / len(by_seed),
+        worst=min(by_seed.values()),
+        confusion=confusion(first) if metric == "macro_f1" else None,
+        prompts_cut_alone=sum(not row.shared_prefix for row in first),
+    )
 
 
-def summarize(task_results: Sequence[Mapping[str, Any]], named: int) -> dict[str, Any]:
-    """Means over tasks of their average and their worst; None where no task is present."""
-    count = len(task_results)
-    return {
-        "average": sum(r["average"] for r in task_results) / count if count else None,
-        "worst": sum(r["worst"] for r in task_results) / count if count else None,
-        "tasks": count,
-        "tasks_named": named,
-        "examples": sum(r["examples"] for r in task_results),
-    }
-
-
-class PredictionStore:
-    """Predictions of a results file, kept as they come: nothing computed is lost when an evaluation stops.
-
-    Until the end they stand in `OUTPUT.unfinished.jsonl`, whose first line says what they belong to: configuration,
-    model and `data`, the hash of the tasks.
-    """
-
-    def __init__(self, config: EvaluateConfig, provenance: Mapping[str, Any], data: str) -> None:
-        config.output.parent.mkdir(parents=True, exist_ok=True)
-        self._final = config.output.with_suffix(".predictions.jsonl")
-        self._partial = config.output.with_suffix(".unfinished.jsonl")
-        self.rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        computed = {
-            k: v for k, v in vars(config).items() if k not in ("output", "label", "device", "tokens_per_forward")
-        }
-        weights = sorted(Path(config.model).glob("*.safetensors"))
-        stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
-        header = hashlib.sha256(repr((sorted(computed.items()), provenance, stamp, data)).encode()).hexdigest()
-        if self._partial.is_file():
-            first, *lines = self._partial.read_text(encoding="utf-8").split("\n")
-            if first == json.dumps({"of": header}):
-                for line in lines[:-1]:  # the last piece is empty, or was cut off
-                    group = json.loads(line)
-                    self.rows[group["task"], group["seed"]] = group["rows"]
-                kept = [json.dumps({"of": header}), *lines[:-1]]
-                write_text(self._partial, "\n".join(kept) + "\n")
-                return
-        self._partial.write_text(json.dumps({"of": header}) + "\n", encoding="utf-8")
-
-    def finished(self, task: str) -> set[int]:
-        return {seed for name, seed in self.rows if name == task}
-
-    def add(self, task: str, seed: int, rows: list[dict[str, Any]]) -> None:
-        self.rows[task, seed] = rows
-        with self._partial.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"task": task, "seed": seed, "rows": rows}, ensure_ascii=False) + "\n")
-
-    def finish(self) -> None:
-        """Writes one line per prediction to the final file."""
-        lines = [
-            json.dumps({"task": task, "seed": seed, **row}, ensure_ascii=False)
-            for (task, seed), rows in self.rows.items()
-            for row in rows
-        ]
-        write_text(self._final, "\n".join(lines) + "\n")
-        os.unlink(self._partial)
+def prediction_store(config: EvaluateConfig, job: Evaluation) -> PredictionStore:
+    """The predictions of `config.output`, with what is left there of an evaluation of the same model and data."""
+    computed = {key: value for key, value in vars(config).items() if key not in FREE | {"label"}}
+    weights = sorted(Path(config.model).glob("*.safetensors"))
+    stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
+    return PredictionStore(config.output, digest([computed, repr(job.provenance), stamp, job.record.manifest_hash]))

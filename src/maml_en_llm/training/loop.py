@@ -30,7 +30,7 @@ from ..tasks.collection import Collection, Example, Setting, load_collection
 from ..tasks.limited import limited
 from .checkpoint import RunDirectory
 from .model_card import provenance_files
-from .record import RunRecord, data_hash
+from .record import Measurement, data_hash
 
 
 def train(config: TrainConfig) -> Path:
@@ -54,8 +54,8 @@ def train(config: TrainConfig) -> Path:
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
     keep_freed_memory()
-    record = RunRecord(config, training_data_hash(config, collection), device, run.record)
-    if record.earlier.get("manifest_hash", record.manifest_hash) != record.manifest_hash:
+    record = Measurement(config, training_data_hash(config, collection), device, run.record)
+    if record.earlier is not None and record.earlier.manifest_hash != record.manifest_hash:
         raise ValueError(f"{run.record}: the training data has changed since the run began; choose another --output")
     tokenizer = load_tokenizer(config.model)
     model = load_model(config.model, device)
@@ -93,8 +93,7 @@ def train(config: TrainConfig) -> Path:
                 raise KeyboardInterrupt(f"stopped after {seen} batches; add --resume to the command to continue")
 
     trained = sum(parameter.numel() for parameter in parameters.values())
-    hashes = {"config_hash": record.config_hash, "manifest_hash": record.manifest_hash}
-    files = provenance_files(config, collection, setting, trained, hashes)
+    files = provenance_files(config, collection, setting, trained, record.now())
     record.write()
     save_model(merge_trained(model), tokenizer, run.model, files)
     run.finish()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..config import TrainConfig
-from ..tasks.collection import Collection, Setting, read_json_object
+from ..config import TrainConfig, unread_keys
+from ..results import PROVENANCE, Provenance, RunRecord, Training, digest, read_provenance, to_json
+from ..tasks.collection import Collection, Setting
 
-PROVENANCE = "maml_en_llm.json"
+BASELINES = {"maml-en-llm": "metaicl"}
+RAW_METHODS = ("language-model",)  # their models learned language and not tasks in context
+NOT_OF_A_RECIPE = ("seed", "output", "resume", "plan", "device", "log_every", "checkpoint_every")
 LIBRARIES = ("maml-en-llm", "torch", "transformers", "peft", "numpy")
 
 
@@ -31,12 +32,6 @@ def method_label(method: str, direction: str, shown: int, config: dict[str, Any]
     return f"Channel {name}" if direction == "channel" else name
 
 
-def read_provenance(model: str | Path) -> dict[str, Any]:
-    """What `train` wrote of how a model folder was made; empty for any other model."""
-    path = Path(model) / PROVENANCE
-    return read_json_object(path) if path.is_file() else {}
-
-
 def trained_part(config: TrainConfig) -> str:
     """What of the model learned, in words."""
     return {
@@ -48,24 +43,38 @@ def trained_part(config: TrainConfig) -> str:
 
 
 def provenance_files(
-    config: TrainConfig, collection: Collection, setting: Setting, trained: int, hashes: Mapping[str, str]
+    config: TrainConfig, collection: Collection, setting: Setting, trained: int, run: RunRecord
 ) -> dict[str, str]:
     """README.md (the model card) and PROVENANCE, as name -> text; `trained`: how many numbers learned."""
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()}
-    plain["shared_moments"] = config.shares_moments
+    values = vars(config) | {"shared_moments": config.shares_moments}
+    unread = unread_keys(config)
+    plain: dict[str, Any] = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in unread}
     label = method_label(config.method, config.direction, config.shown, plain)
-    record = {
-        "label": label,
-        "config": plain,
-        "trained": trained_part(config),
-        "trained_parameters": trained,
-        "updates": config.batches // config.batches_per_update,
-        "training_tasks": list(setting.train),
-        "training_tasks_named": setting.named["train"],
-        "started_from": read_provenance(config.model) or config.model,
-        "versions": versions(),
-        **hashes,
-    }
+    training = Training(
+        method=config.method,
+        baseline=BASELINES.get(config.method),
+        copies=plain.get("copies"),
+        inner_steps=plain.get("inner_steps"),
+        order=plain.get("order"),
+        trainable=config.trainable,
+        seed=config.seed,
+        batches=config.batches,
+        updates=config.batches // config.batches_per_update,
+        data_amount=config.data_amount,
+        recipe_hash=digest({k: v for k, v in plain.items() if k not in NOT_OF_A_RECIPE}),
+    )
+    record = Provenance(
+        label=label,
+        training=None if config.method in RAW_METHODS else training,
+        config=plain,
+        trained=trained_part(config),
+        trained_parameters=trained,
+        training_tasks=setting.train,
+        training_tasks_named=setting.named["train"],
+        started_from=read_provenance(config.model) or config.model,
+        versions=versions(),
+        run=run,
+    )
     order = f"{config.order} order, " if config.method == "maml-en-llm" else ""
     rows = "\n".join(f"| {key} | {value} |" for key, value in plain.items() if key not in ("output", "resume", "plan"))
     library = "\n".join(f"| {name} | {number} |" for name, number in versions().items())
@@ -99,4 +108,4 @@ training tasks: {", ".join(setting.train)}.
 |---|---|
 {library}
 """
-    return {"README.md": card, PROVENANCE: json.dumps(record, indent=1, ensure_ascii=False)}
+    return {"README.md": card, PROVENANCE: to_json(record)}
