@@ -83,7 +83,7 @@ def rows(name: str) -> list[Row]:
 
 def label_of(row: Row) -> str:
     """The label that the row's results will have."""
-    method = row.train or method_of_model({})
+    method = row.train or method_of_model(None)
     label = method.label(style_of(row.score, method))
     label = f"{label} + PMI" if row.score.calibrate else label
     return row.score.label or (adapted_label(label, row.score.lr) if isinstance(row.score, AdaptConfig) else label)

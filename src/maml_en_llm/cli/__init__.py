@@ -55,11 +55,11 @@ def train(config: Method, switches: TrainSwitches) -> None:
 def evaluate(config: EvaluateConfig) -> None:
     """Score a model on the target tasks of a setting."""
     from ..evaluation.protocol import evaluate as run
-    from ..reporting.reading import read_rows
+    from ..reporting.reading import read_result
     from ..reporting.tables import rich_tables
 
     run(config)
-    for table in rich_tables(read_rows(config.output), console.width):
+    for table in rich_tables(read_result(config.output).summaries, console.width):
         console.print(table)
     print(config.output)
 
@@ -69,10 +69,10 @@ def adapt(config: AdaptConfig) -> None:
     from ..evaluation.adaptation import adapt as run
 
     results = run(config)
-    for subset, after in results["summary"].items():
-        before = results["adaptation"]["before"][subset]
-        if after["tasks"]:
-            print(f"{subset}: {100 * before['average']:.2f} before, {100 * after['average']:.2f} after")
+    for subset, after in results.summary.items():
+        before = (results.before or {})[subset]
+        if after.average is not None and before.average is not None:
+            print(f"{subset}: {100 * before.average:.2f} before, {100 * after.average:.2f} after")
     print(config.output)
 
 

@@ -6,9 +6,8 @@ others as fit in 256 tokens; then the evaluation; then the model is what it was.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -16,20 +15,20 @@ import torch
 from ..bilevel import AdamW, update_all_, value_and_gradient
 from ..bilevel.steps import Tensors
 from ..config import AdaptConfig
-from ..files import write_text
 from ..models import PromptLoss, trainable_parameters
 from ..progress import stop_on_signal, track
 from ..prompts.batches import Batch
 from ..prompts.demonstrations import draw_indices
 from ..prompts.layout import EncodedPrompt, PromptFormat
+from ..results import Adaptation, Results, TaskScores, write_results
 from ..tasks.collection import Example, Task
 from ..tasks.seeds import random_generator
-from .protocol import Evaluation, PredictionStore, demonstration_bank, task_result
+from .protocol import Evaluation, demonstration_bank, prediction_store, task_result
 
 PAPER_LR = 1e-7
 
 
-def adapt(config: AdaptConfig) -> dict[str, Any]:
+def adapt(config: AdaptConfig) -> Results:
     """Scores a model on each target task before and after adapting to it, and writes the results file; returns its
     content: that of `evaluate` after adaptation, with a task's result before it under `before`.
 
@@ -38,9 +37,9 @@ def adapt(config: AdaptConfig) -> dict[str, Any]:
     job = Evaluation(config)
     parameters = {name: p.detach() for name, p in trainable_parameters(job.model.network).items()}
     start = {name: parameter.clone() for name, parameter in parameters.items()}
-    after = PredictionStore(config, job.provenance, job.record.manifest_hash)
+    after = prediction_store(config, job)
     unadapted = replace(config, output=config.output.with_suffix(".before.json"))
-    before = PredictionStore(unadapted, job.provenance, job.record.manifest_hash)
+    before = prediction_store(unadapted, job)
     steps = 0
     with track("adapt", 2 * len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
         for task in job.tasks:
@@ -54,20 +53,27 @@ def adapt(config: AdaptConfig) -> dict[str, Any]:
                 for name, parameter in parameters.items():
                     parameter.copy_(start[name])
     earlier = {task.name: task_result(task, before.rows, job.seeds) for task in job.tasks}
-    results = job.results(
-        {t.name: task_result(t, after.rows, job.seeds) | {"before": earlier[t.name]} for t in job.tasks}
-    )
-    results["label"] = config.label or adapted_label(results["label"], config.lr)
-    results["adaptation"] = {
-        "steps": steps,
-        "lr": config.lr,
-        "adapted_from": config.model,
-        "before": job.summary(earlier),
+    both = {
+        task.name: replace(task_result(task, after.rows, job.seeds), before=_scores_of(earlier[task.name]))
+        for task in job.tasks
     }
+    adaptation = Adaptation(examples=config.adaptation_examples, steps=steps, lr=config.lr)
+    row = job.row()
+    row = replace(
+        row,
+        label=config.label or adapted_label(row.label, config.lr),
+        labels_used=row.labels_used + config.adaptation_examples,
+        adaptation=adaptation,
+    )
+    results = job.results(row, both, before=job.summary(earlier))
     before.finish()
     after.finish()
-    write_text(config.output, json.dumps(results, indent=1, ensure_ascii=False))
+    write_results(config.output, results)
     return results
+
+
+def _scores_of(task: TaskScores) -> TaskScores:
+    return TaskScores(**{field.name: getattr(task, field.name) for field in fields(TaskScores)})
 
 
 def adapted_label(label: str, lr: float) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from sklearn.metrics import accuracy_score, f1_score
 
+from ..results import Metric
 
-def metric_of(kind: str) -> str:
+
+def metric_of(kind: str) -> Metric:
     """`macro_f1` for classification, NLI and paraphrase, `accuracy` otherwise."""
     return "macro_f1" if kind in ("classification", "nli", "paraphrase") else "accuracy"
 

@@ -12,8 +12,8 @@ from ..models import pick_device
 from ..prediction.predictor import LabelledTask, LoadedModel
 from ..progress import console
 from ..prompts.demonstrations import AsGiven
+from ..results import read_provenance
 from ..tasks.collection import Example
-from ..training.model_card import read_provenance
 
 
 def predict(

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..config import EvaluateConfig
-from ..files import write_text
 from ..methods import method_of_model
 from ..methods.method import Method
 from ..models import pick_device
@@ -20,17 +14,29 @@ from ..prediction.predictor import LabelledTask, LoadedModel
 from ..progress import StopRequest, Tracker, console, stop_on_signal, track
 from ..prompts.demonstrations import check_bank
 from ..prompts.style import PromptStyle
+from ..results import (
+    Prediction,
+    PredictionStore,
+    Results,
+    Row,
+    Subset,
+    Summary,
+    TaskResult,
+    confusion,
+    digest,
+    read_provenance,
+    summarize,
+    write_results,
+)
 from ..tasks.collection import Collection, Example, Task, load_collection
 from ..tasks.limited import limited, validation_split
 from ..training.loop import check_context
-from ..training.model_card import read_provenance, versions
-from ..training.record import RunRecord, data_hash, digest
+from ..training.model_card import versions
+from ..training.record import Measurement, data_hash
 from .metrics import metric_of, score
 
-RESULTS_FORMAT = "maml-en-llm results 1"
 
-
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig) -> Results:
     """Scores a model and writes the results file; returns its content (docs/results-format.md).
 
     Every option of every example is scored behind the fixed demonstrations of each seed and the lowest mean negative
@@ -38,13 +44,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     the same command continues where it was.  Raises ValueError for bad input.
     """
     job = Evaluation(config)
-    store = PredictionStore(config, job.provenance, job.record.manifest_hash)
+    store = prediction_store(config, job)
     with track("evaluate", len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
         for task in job.tasks:
             job.score(task, store, progress, stop)
-    results = job.results({task.name: task_result(task, store.rows, job.seeds) for task in job.tasks})
+    results = job.results(job.row(), {task.name: task_result(task, store.rows, job.seeds) for task in job.tasks})
     store.finish()
-    write_text(config.output, json.dumps(results, indent=1, ensure_ascii=False))
+    write_results(config.output, results)
     return results
 
 
@@ -52,7 +58,7 @@ class Evaluation:
     """An evaluation with all that can be wrong with it found, its model loaded and its clock running."""
 
     def __init__(self, config: EvaluateConfig) -> None:
-        self.config, self.started = config, time.monotonic()
+        self.config = config
         collection = load_collection(config.collection)
         self.setting = collection.setting(config.setting)
         console.print(self.setting.presence())
@@ -76,7 +82,7 @@ class Evaluation:
             console.print(f"scored without an instruction, because the manifest has none: {', '.join(without)}")
 
         device = pick_device(config.device)
-        self.record = RunRecord(config, target_data_hash(config, collection), device)
+        self.record = Measurement(config, target_data_hash(config, collection), device)
         self.model = LoadedModel(config.model, device, config.tokens_per_forward)
         check_context(self.model.network, self.style.format.max_tokens, config.model)
         self.predictor = self.method.predictor(self.model, self.style, calibrate=config.calibrate)
@@ -90,14 +96,14 @@ class Evaluation:
             if stop.requested:
                 raise KeyboardInterrupt("stopped; the same command continues where it was")
 
-    def predict(self, task: Task, finished: set[int]) -> Iterator[tuple[int, list[dict[str, Any]] | None]]:
+    def predict(self, task: Task, finished: set[int]) -> Iterator[tuple[int, list[Prediction] | None]]:
         """For each seed the predictions of the task's examples, once for every order of the demonstrations, or None for
         seeds that are `finished`."""
         if set(self.seeds) <= finished:
             yield from ((seed, None) for seed in self.seeds)
             return
         examples = scored_examples(self.config, task)
-        labelled = LabelledTask(task.name, demonstration_bank(self.config, task), task.instruction)
+        labelled = self.labelled(task)
         for seed in self.seeds:
             if seed in finished:
                 yield seed, None
@@ -107,37 +113,68 @@ class Evaluation:
                 scores = self.predictor.scores(labelled, examples, seed, order)
                 for index, (example, values) in enumerate(zip(examples, scores, strict=True)):
                     lowest = min(range(len(values)), key=values.__getitem__)
-                    row = {"index": index, "output": example.output, "predicted": example.options[lowest]}
-                    row |= {"scores": [round(v, 6) for v in values]}
-                    rows.append(row | ({"order": order} if order else {}))
+                    prediction = Prediction(
+                        task=task.name,
+                        seed=seed,
+                        index=index,
+                        output=example.output,
+                        predicted=example.options[lowest],
+                        scores=tuple(round(v, 6) for v in values),
+                        order=order,
+                    )
+                    rows.append(prediction)
             yield seed, rows
 
-    def results(self, by_task: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    def labelled(self, task: Task) -> LabelledTask:
+        return LabelledTask(task.name, demonstration_bank(self.config, task), task.instruction)
+
+    def row(self) -> Row:
+        """What tells the results from others in a report."""
+        config, style, form, made = self.config, self.style, self.style.format, self.provenance
+        told = self.method.label(style)
+        return Row(
+            label=config.label or (f"{told} + PMI" if config.calibrate else told),
+            training=made.training if made else None,
+            model=made.start if made and made.training else config.model,
+            direction=form.direction,
+            demonstrations=style.demonstrations,
+            labels_used=max(self.predictor.labels_used(self.labelled(task)) for task in self.tasks),
+            calibrated=config.calibrate,
+            instructions=style.instructed,
+            layout=form.layout,
+            max_tokens=form.max_tokens,
+            max_tokens_per_example=form.max_tokens_per_example,
+            overflow=form.overflow,
+            split=config.split,
+            data_amount=config.data_amount,
+            max_examples=config.max_examples,
+        )
+
+    def results(
+        self, row: Row, by_task: Mapping[str, TaskResult], before: dict[Subset, Summary] | None = None
+    ) -> Results:
         """The content of the results file, from the result of each task."""
-        config, setting = self.config, self.setting
-        per_task = {n: result | {"unseen_domain": n in setting.unseen_domain_test} for n, result in by_task.items()}
-        style, label = self.style, self.method.label(self.style)
+        config, unseen = self.config, self.setting.unseen_domain_test
+        style = self.style
         resolved = vars(config) | vars(style.format)
         resolved |= {"demonstrations": style.demonstrations, "instructions": style.instructed}
-        plain = {key: str(value) if isinstance(value, Path) else value for key, value in resolved.items()}
-        return {
-            "format": RESULTS_FORMAT,
-            "label": config.label or (f"{label} + PMI" if config.calibrate else label),
-            "setting": config.setting,
-            "seeds": list(self.seeds),
-            "summary": self.summary(per_task),
-            "tasks": per_task,
-            "config": plain,
-            "model": self.provenance,
-            "versions": versions(),
-            "seconds": round(time.monotonic() - self.started, 1),
-            "run": self.record.now(),
-        }
+        return Results(
+            setting=config.setting,
+            row=row,
+            seeds=tuple(self.seeds),
+            summary=self.summary(by_task),
+            before=before,
+            tasks={name: replace(result, unseen_domain=name in unseen) for name, result in by_task.items()},
+            config={key: str(value) if isinstance(value, Path) else value for key, value in resolved.items()},
+            provenance=self.provenance,
+            versions=versions(),
+            run=self.record.now(),
+        )
 
-    def summary(self, by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    def summary(self, by_task: Mapping[str, TaskResult]) -> dict[Subset, Summary]:
         """The means over the tasks of each subset."""
         unseen = {n: result for n, result in by_task.items() if n in self.setting.unseen_domain_test}
-        subsets = {"test": by_task} if self.config.subset == "test" else {}
+        subsets: dict[Subset, Mapping[str, TaskResult]] = {"test": by_task} if self.config.subset == "test" else {}
         return {
             subset: summarize(list(results.values()), named=self.setting.named[subset])
             for subset, results in (subsets | {"unseen_domain_test": unseen}).items()
@@ -178,90 +215,36 @@ def style_of(config: EvaluateConfig, method: Method) -> PromptStyle:
     )
 
 
-def task_result(
-    task: Task, rows: Mapping[tuple[str, int], list[dict[str, Any]]], seeds: Sequence[int]
-) -> dict[str, Any]:
+def task_result(task: Task, rows: Mapping[tuple[str, int], list[Prediction]], seeds: Sequence[int]) -> TaskResult:
     """The metric of one task per seed, its average and its worst (fractions, not percent)."""
     metric = metric_of(task.kind)
-    by_order: dict[str, list[float]] = {}  # of each seed
-    first: list[dict[str, Any]] = []
+    by_order: dict[str, tuple[float, ...]] = {}  # of each seed
+    first: list[Prediction] = []
     for seed in seeds:
-        orders: dict[int, list[dict[str, Any]]] = {}
+        orders: dict[int, list[Prediction]] = {}
         for row in rows[task.name, seed]:
-            orders.setdefault(row.get("order", 0), []).append(row)
+            orders.setdefault(row.order, []).append(row)
         first += orders[0]
-        by_order[str(seed)] = [
-            score(metric, [r["output"] for r in predictions], [r["predicted"] for r in predictions])
+        by_order[str(seed)] = tuple(
+            score(metric, [r.output for r in predictions], [r.predicted for r in predictions])
             for predictions in orders.values()
-        ]
+        )
     by_seed = {seed: scores[0] for seed, scores in by_order.items()}
-    several = {"scores_by_order": by_order} if len(by_order[str(seeds[0])]) > 1 else {}
-    return {
-        "kind": task.kind,
-        "metric": metric,
-        "examples": len(first) // len(seeds),
-        "scores": by_seed,
-        **several,
-        "average": sum(by_seed.values()) / len(by_seed),
-        "worst": min(by_seed.values()),
-    }
+    return TaskResult(
+        kind=task.kind,
+        metric=metric,
+        examples=len(first) // len(seeds),
+        scores=by_seed,
+        scores_by_order=by_order if len(by_order[str(seeds[0])]) > 1 else None,
+        average=sum(by_seed.values()) / len(by_seed),
+        worst=min(by_seed.values()),
+        confusion=confusion(first) if metric == "macro_f1" else None,
+    )
 
 
-def summarize(task_results: Sequence[Mapping[str, Any]], named: int) -> dict[str, Any]:
-    """Means over tasks of their average and their worst; None where no task is present."""
-    count = len(task_results)
-    return {
-        "average": sum(r["average"] for r in task_results) / count if count else None,
-        "worst": sum(r["worst"] for r in task_results) / count if count else None,
-        "tasks": count,
-        "tasks_named": named,
-        "examples": sum(r["examples"] for r in task_results),
-    }
-
-
-class PredictionStore:
-    """Predictions of a results file, kept as they come: nothing computed is lost when an evaluation stops.
-
-    Until the end they stand in `OUTPUT.unfinished.jsonl`, whose first line says what they belong to: configuration,
-    model and `data`, the hash of the tasks.
-    """
-
-    def __init__(self, config: EvaluateConfig, provenance: Mapping[str, Any], data: str) -> None:
-        config.output.parent.mkdir(parents=True, exist_ok=True)
-        self._final = config.output.with_suffix(".predictions.jsonl")
-        self._partial = config.output.with_suffix(".unfinished.jsonl")
-        self.rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        computed = {
-            k: v for k, v in vars(config).items() if k not in ("output", "label", "device", "tokens_per_forward")
-        }
-        weights = sorted(Path(config.model).glob("*.safetensors"))
-        stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
-        header = hashlib.sha256(repr((sorted(computed.items()), provenance, stamp, data)).encode()).hexdigest()
-        if self._partial.is_file():
-            first, *lines = self._partial.read_text(encoding="utf-8").split("\n")
-            if first == json.dumps({"of": header}):
-                for line in lines[:-1]:  # the last piece is empty, or was cut off
-                    group = json.loads(line)
-                    self.rows[group["task"], group["seed"]] = group["rows"]
-                kept = [json.dumps({"of": header}), *lines[:-1]]
-                write_text(self._partial, "\n".join(kept) + "\n")
-                return
-        self._partial.write_text(json.dumps({"of": header}) + "\n", encoding="utf-8")
-
-    def finished(self, task: str) -> set[int]:
-        return {seed for name, seed in self.rows if name == task}
-
-    def add(self, task: str, seed: int, rows: list[dict[str, Any]]) -> None:
-        self.rows[task, seed] = rows
-        with self._partial.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"task": task, "seed": seed, "rows": rows}, ensure_ascii=False) + "\n")
-
-    def finish(self) -> None:
-        """Writes one line per prediction to the final file."""
-        lines = [
-            json.dumps({"task": task, "seed": seed, **row}, ensure_ascii=False)
-            for (task, seed), rows in self.rows.items()
-            for row in rows
-        ]
-        write_text(self._final, "\n".join(lines) + "\n")
-        os.unlink(self._partial)
+def prediction_store(config: EvaluateConfig, job: Evaluation) -> PredictionStore:
+    """The predictions of `config.output`, with what is left there of an evaluation of the same model and data."""
+    computed = {key: value for key, value in vars(config).items() if key not in config.FREE}
+    weights = sorted(Path(config.model).glob("*.safetensors"))
+    stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
+    return PredictionStore(config.output, digest([computed, repr(job.provenance), stamp, job.record.manifest_hash]))

@@ -106,7 +106,7 @@ def _tokens(runs: Set, row: Row, tokenizer: Any, lengths: dict[tuple[Any, ...], 
     """Tokens that scoring a row computes: demonstrations once per task and seed, then what follows them."""
     assert runs.opened is not None
     score = row.score
-    style = style_of(score, row.train or method_of_model({}))
+    style = style_of(score, row.train or method_of_model(None))
     form, shown = style.format, style.demonstrations
     seeds = len(score.seeds) if shown else 1
     total = 0.0

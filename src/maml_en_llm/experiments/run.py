@@ -15,14 +15,13 @@ from typing import Any
 from ..config import AdaptConfig
 from ..evaluation.adaptation import adapt
 from ..evaluation.protocol import evaluate, target_data_hash
-from ..files import read_json
 from ..methods.method import Method
 from ..progress import console
 from ..reporting.report import report
+from ..results import RunRecord, read_provenance, read_results, read_run
 from ..tasks.collection import Collection, load_collection
 from ..training.checkpoint import read_training_config
 from ..training.loop import train, training_data_hash
-from ..training.model_card import read_provenance
 from ..training.record import config_hash, trained_identity
 from .locks import lock, owner
 from .rows import Overrides, Row, read_overrides, read_table, rows_of
@@ -99,18 +98,12 @@ class Set:
         config = row.train
         if config is None:
             return True
-        return self._was_made(read_provenance(config.output / "model"), lambda: self.training_hashes(config))
+        folder = config.output / "model"
+        return _was_made(lambda: made.run if (made := read_provenance(folder)) else None, self.training_hashes, config)
 
     def is_scored(self, row: Row) -> bool:
         """Whether the row's results are there, made from these inputs; its model need not be there any more."""
-        return self._was_made(read_json(row.score.output).get("run", {}), lambda: self.scoring_hashes(row))
-
-    def _was_made(self, record: dict[str, Any], hashes: Callable[[], dict[str, str]]) -> bool:
-        """Whether `record` has these hashes; inputs that are not good have made nothing."""
-        try:
-            return bool(record) and all(record.get(key) == value for key, value in hashes().items())
-        except ValueError:
-            return False
+        return _was_made(lambda: read_results(row.score.output).run, self.scoring_hashes, row)
 
     def status(self, row: Row) -> str:
         if self.opened is not None and self.is_scored(row):
@@ -182,10 +175,12 @@ class Set:
         folder, hashes = config.output, self.training_hashes(config)
         if not folder.exists():
             return
-        made = read_json(folder / "run.json")
-        if "config_hash" not in made and (folder / "config.yaml").is_file():
-            made = self.training_hashes(read_training_config(folder / "config.yaml"))
-        if (folder / "model").is_dir() or any(made.get(key) != value for key, value in hashes.items()):
+        if (folder / "run.json").is_file():
+            same = read_run(folder / "run.json").made_from(hashes)
+        else:
+            made = folder / "config.yaml"
+            same = made.is_file() and self.training_hashes(read_training_config(made)) == hashes
+        if (folder / "model").is_dir() or not same:
             kept = _beside(folder, time.strftime(".replaced-%Y%m%d-%H%M%S"))
             folder.rename(kept)
             console.print(f"the inputs of {folder} have changed; the earlier run is kept as {kept.name}", markup=False)
@@ -213,6 +208,15 @@ def sentence(error: BaseException) -> str:
     """What went wrong, in one line."""
     text = str(error).strip().split("\n")[0] or type(error).__name__
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+def _was_made(record: Callable[[], RunRecord | None], hashes: Callable[[Any], dict[str, str]], of: Any) -> bool:
+    """Whether the record of `of` has its hashes; what cannot be read was not made, and bad inputs have made nothing."""
+    try:
+        made = record()
+        return made is not None and made.made_from(hashes(of))
+    except ValueError:
+        return False
 
 
 def _beside(folder: Path, ending: str) -> Path:

@@ -12,6 +12,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from ..config import typed_keys
+from ..results import Provenance
 from .method import Learner as Learner
 from .method import Method
 
@@ -45,12 +46,12 @@ def method_from_keys(keys: Mapping[str, Any], where: str = "configuration") -> M
     return kind(**typed_keys({name: value for name, value in keys.items() if name != "method"}, kind, where))
 
 
-def method_of_model(provenance: Mapping[str, Any]) -> Method:
+def method_of_model(provenance: Provenance | None) -> Method:
     """The method that made a model, from what training wrote of it; of any other model, language modelling.
 
     Keys that the method no longer has are ignored: they say nothing about how its prompts look.
     """
-    keys = dict(provenance.get("config") or {})
+    keys = dict(provenance.config) if provenance else {}
     name = str(keys.pop("method", "language-model"))
     kind = method_type(name)
     fields = {field.name for field in dataclasses.fields(kind)}

@@ -4,7 +4,7 @@ of all examples in a prompt, demonstrations included. A model that no method mad
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..prompts.style import PromptStyle
 from .metaicl import MetaICL
@@ -13,6 +13,8 @@ from .metaicl import MetaICL
 @dataclass(frozen=True, kw_only=True)
 class LanguageModel(MetaICL):
     """Gradient descent on the next-token loss."""
+
+    is_raw: ClassVar[bool] = True
 
     predicted: Literal["text", "answers"] = "text"  # type: ignore[assignment]
     """What counts in the loss: every token, or the answers of all examples in the prompt."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -68,6 +68,9 @@ class Method(TrainConfig):
     def name(self) -> str:
         """Its name in flags and files: that of the file it is written in."""
         return type(self).__module__.rpartition(".")[2].replace("_", "-")
+
+    is_raw: ClassVar[bool] = False
+    """Whether its models have learned language and not tasks in context, so that they count as raw."""
 
     @property
     def baseline(self) -> str | None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config import EvaluateConfig
 from ..evaluation.protocol import demonstration_bank, scored_examples
 from ..prompts.demonstrations import fixed_demonstrations
+from ..results import Prediction, read_predictions
 from ..tasks.collection import Collection, Example, Task, load_collection
 from .reading import Inputs, Result
 
@@ -26,21 +26,21 @@ class Predictions:
 
     def __init__(self, inputs: Inputs) -> None:
         self.results = inputs.results
-        self.rows = [_by_task(read_predictions(result, inputs)) for result in self.results]
+        self.rows = [_by_task(predictions_of(result, inputs)) for result in self.results]
         self.collections: dict[str, Collection | None] = {}
         self.scored: dict[tuple[Any, ...], Sequence[Example]] = {}
         for result in self.results:
-            place = str(result.config.get("collection") or "")
+            place = str(result.content.config.get("collection") or "")
             if place not in self.collections:
                 self.collections[place] = _collection(place)
 
     def collection(self, result: Result) -> Collection | None:
-        return self.collections[str(result.config.get("collection") or "")]
+        return self.collections[str(result.content.config.get("collection") or "")]
 
     def labels(self, task: str) -> Counter[str]:
         """Gold outputs of a task among the examples scored; empty without predictions."""
         rows = next((rows[task] for rows in self.rows if task in rows), {})
-        return Counter(row["output"] for row in rows.values())
+        return Counter(row.output for row in rows.values())
 
     def data(self) -> dict[str, Any]:
         """The sample as plain data for the page; empty without predictions."""
@@ -69,18 +69,18 @@ class Predictions:
         return {
             "sample": sample,
             "characters": INPUT_CHARACTERS,
-            "methods": [result.method for result in self.results],
+            "methods": [result.label for result in self.results],
             "examples": examples,
             "demonstrations": demonstrations,
         }
 
     def _example(self, setting: str, task: str, index: int, numbers: Sequence[int]) -> dict[str, Any]:
-        gold = self.rows[numbers[0]][task][index]["output"]
+        gold = self.rows[numbers[0]][task][index].output
         found = next(filter(None, (self._lookup(self.results[n], task, index, gold) for n in numbers)), None)
         scored = []
         for number in numbers:
             row = self.rows[number][task][index]
-            scored.append([number, row["seed"], row["predicted"], row["scores"]])
+            scored.append([number, row.seed, row.predicted, row.scores])
         entry: dict[str, Any] = {"setting": setting, "task": task, "index": index, "gold": gold, "scored": scored}
         if found:
             entry |= {"input": _cut(found.input, INPUT_CHARACTERS), "options": found.options}
@@ -107,11 +107,7 @@ class Predictions:
     def _demonstrations(self, task: str, numbers: Sequence[int]) -> dict[str, Any] | None:
         for number in numbers:
             result = self.results[number]
-            collection, count, seed = (
-                self.collection(result),
-                result.config.get("demonstrations"),
-                result.record["seeds"][0],
-            )
+            collection, count, seed = self.collection(result), result.row.demonstrations, result.content.seeds[0]
             if collection is None or task not in collection or not count:
                 continue
             try:
@@ -123,41 +119,22 @@ class Predictions:
         return None
 
 
-def read_predictions(result: Result, found: Inputs) -> list[dict[str, Any]]:
-    """The predictions beside a results file, of its first seed; what is missing or broken is noted in `found`."""
-    rows: list[dict[str, Any]] = []
-    broken = 0
-    first = f'"seed": {result.record["seeds"][0]},'  # the other lines need not be parsed: there may be millions
-    line = "\n"
+def predictions_of(result: Result, found: Inputs) -> list[Prediction]:
+    """The predictions of a results file, of its first seed; what is missing or broken is noted in `found`."""
     try:
-        with result.predictions.open(encoding="utf-8") as file:
-            for line in file:
-                if first in line:
-                    row = _prediction(line)
-                    rows += [row] if row and not row["order"] else []
-                    broken += row is None
-    except (OSError, UnicodeDecodeError):
-        found.not_read.append((result.predictions, "the predictions are missing or no text; they are not browsed"))
+        predictions, broken = read_predictions(result.predictions, result.content.seeds[0])
+    except ValueError:
+        found.not_read.append((result.predictions, "the predictions are missing; they are not browsed"))
         return []
-    if broken or not line.endswith("\n"):
+    if broken:
         found.not_read.append((result.predictions, "some of its lines are not whole; the others are shown"))
-    return rows
-
-
-def _prediction(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-        scores = [float(score) for score in row["scores"]]
-        plain = {"scores": [score if math.isfinite(score) else None for score in scores], "index": int(row["index"])}
-        plain["order"] = int(row.get("order", 0))
-        return {key: str(row[key]) for key in ("task", "seed", "output", "predicted")} | plain
-    except (ValueError, KeyError, TypeError):
-        return None
+    return predictions
 
 
 def _config(result: Result) -> EvaluateConfig:
     """The evaluation's keys that say which examples were scored; ValueError when they are none of `evaluate`."""
-    keys = {key: result.config[key] for key in ("split", "data_amount", "max_examples") if key in result.config}
+    row = result.row
+    keys: dict[str, Any] = {"split": row.split, "data_amount": row.data_amount, "max_examples": row.max_examples}
     return EvaluateConfig(model="", collection=Path(), setting=result.setting, output=Path(), **keys)
 
 
@@ -168,10 +145,10 @@ def _collection(place: str) -> Collection | None:
         return None
 
 
-def _by_task(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
-    tasks: dict[str, dict[int, Mapping[str, Any]]] = {}
+def _by_task(rows: Sequence[Prediction]) -> dict[str, dict[int, Prediction]]:
+    tasks: dict[str, dict[int, Prediction]] = {}
     for row in rows:
-        tasks.setdefault(row["task"], {})[row["index"]] = row
+        tasks.setdefault(row.task, {})[row.index] = row
     return tasks
 
 

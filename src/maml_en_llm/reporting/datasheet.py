@@ -18,8 +18,8 @@ def data_tables(results: Sequence[Result], predictions: Predictions) -> list[Tab
     training: dict[str, tuple[Result, set[str]]] = {}
     for result in results:
         targets = dict.fromkeys(result.tasks(), result) | targets
-        for name in (result.record.get("model") or {}).get("training_tasks") or ():
-            training.setdefault(str(name), (result, set()))[1].add(result.method)
+        for name in result.content.provenance.training_tasks if result.content.provenance else ():
+            training.setdefault(name, (result, set()))[1].add(result.label)
     numbers = _statistics(predictions, {**{n: r for n, (r, _) in training.items()}, **targets})
     absent = [place for place, collection in predictions.collections.items() if collection is None and place]
     there = [place for place, collection in predictions.collections.items() if collection is not None]
@@ -29,8 +29,8 @@ def data_tables(results: Sequence[Result], predictions: Predictions) -> list[Tab
     rows: list[Sequence[Cell]] = []
     for name, result in sorted(targets.items()):
         entry = result.tasks()[name]
-        side = "unseen domain" if entry.get("unseen_domain") else "target"
-        scored = (name, side, str(entry["kind"]), str(entry["metric"]), int(entry["examples"]))
+        side = "unseen domain" if entry.unseen_domain else "target"
+        scored = (name, side, entry.kind, entry.metric, entry.examples)
         rows.append((*scored, _labels(predictions.labels(name)), *_splits(numbers.get(name))))
     columns = ("task", "side", "kind", "metric", "examples scored", "gold labels", *SPLIT_COLUMNS)
     note = f"What was scored. {known}{gone}"

@@ -12,29 +12,38 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..evaluation.protocol import RESULTS_FORMAT
-from ..files import read_json
-from ..methods import method_of_model
-from ..training.model_card import PROVENANCE
+from ..results import (
+    RESULTS_FORMAT,
+    Provenance,
+    Results,
+    Row,
+    RunRecord,
+    Summary,
+    TaskResult,
+    TaskScores,
+    Training,
+    from_json,
+    read_provenance,
+    read_run,
+)
 
 SUBSETS = {"unseen_domain_test": "Target tasks in unseen domains", "test": "All target tasks"}
 NOT_SEARCHED = ("model", "checkpoints")  # large, and no results in them
 NO_SEED = ""  # in place of a seed, where there are no demonstrations to draw
 
-Scores = Mapping[str, Mapping[str, float]]  # task -> demonstration seed -> score in percent
+SeedScores = Mapping[str, Mapping[str, float]]  # task -> demonstration seed -> score in percent
 
 
 @dataclass(frozen=True)
-class Row:
-    """One cell of the table: a method in a setting. Scores in percent; worst is None where it has no meaning."""
+class Score:
+    """The score of a row in a setting, in percent; worst is None where it has no meaning."""
 
-    method: str
+    label: str
     setting: str
     subset: str
     average: float
@@ -44,62 +53,62 @@ class Row:
     examples: int | None = None
     source: str = ""
     """Name of the table it is from; empty for what was measured here."""
+    row: Row | None = None
+    """None for a published score whose row is not known."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One results file. `method` is its label."""
+    """One results file."""
 
     path: Path
-    record: Mapping[str, Any]
+    content: Results
     digest: str
     """SHA-256 of the file."""
-    method: str
-    rows: tuple[Row, ...]
-    before: tuple[Row, ...] = ()
-    """Of an adapted model: the same rows before adaptation, under the label of the model that was adapted."""
+
+    @property
+    def row(self) -> Row:
+        return self.content.row
+
+    @property
+    def label(self) -> str:
+        return self.row.label
 
     @property
     def setting(self) -> str:
-        return str(self.record["setting"])
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        return self.record.get("config") or {}
-
-    @property
-    def training(self) -> Mapping[str, Any]:
-        """The configuration that the model was trained with; empty for a model that `train` did not make."""
-        return (self.record.get("model") or {}).get("config") or {}
-
-    @property
-    def prefix(self) -> str:
-        return "Channel " if self.config.get("direction") == "channel" else ""
-
-    @property
-    def meta_trained(self) -> bool:
-        return self.training.get("method", "language-model") != "language-model"
-
-    @property
-    def adaptation(self) -> Mapping[str, Any]:
-        return self.record.get("adaptation") or {}
+        return self.content.setting
 
     @property
     def predictions(self) -> Path:
         return self.path.with_suffix(".predictions.jsonl")
 
-    def tasks(self, subset: str = "test") -> dict[str, Mapping[str, Any]]:
-        return {name: t for name, t in self.record["tasks"].items() if subset == "test" or t["unseen_domain"]}
+    @property
+    def summaries(self) -> list[Score]:
+        return self._summaries(self.label, self.content.summary)
 
-    def scores(self, subset: str = "test", before: bool = False) -> Scores:
+    @property
+    def summaries_before(self) -> list[Score]:
+        """The same before adaptation, under the label of the model that was adapted."""
+        provenance = self.content.provenance
+        return self._summaries(provenance.label if provenance else "Raw LM", self.content.before or {})
+
+    def _summaries(self, label: str, summary: Mapping[Any, Summary]) -> list[Score]:
+        found = []
+        for subset, s in summary.items():
+            if s.average is not None and s.worst is not None:
+                worst = 100 * s.worst if len(self.content.seeds) > 1 else None
+                counts = (s.tasks, s.tasks_named, s.examples)
+                found.append(Score(label, self.setting, subset, 100 * s.average, worst, *counts, row=self.row))
+        return found
+
+    def tasks(self, subset: str = "test") -> dict[str, TaskResult]:
+        return {n: task for n, task in self.content.tasks.items() if subset == "test" or task.unseen_domain}
+
+    def scores(self, subset: str = "test", before: bool = False) -> SeedScores:
         """By task and seed, in percent; `before` adaptation if asked so."""
-        entries = {name: task.get("before") if before else task for name, task in self.tasks(subset).items()}
-        scores = {
-            name: {seed: 100 * float(score) for seed, score in entry["scores"].items()}
-            for name, entry in entries.items()
-            if entry
-        }
-        if self.config.get("demonstrations") == 0:
+        entries: dict[str, TaskScores | None] = {n: t.before if before else t for n, t in self.tasks(subset).items()}
+        scores = {n: {s: 100 * score for s, score in e.scores.items()} for n, e in entries.items() if e is not None}
+        if self.row.demonstrations == 0:
             return {name: {NO_SEED: next(iter(by_seed.values()))} for name, by_seed in scores.items()}
         return scores
 
@@ -111,13 +120,9 @@ class Run:
     path: Path
     config: Mapping[str, Any]
     metrics: tuple[Mapping[str, Any], ...]
-    measured: Mapping[str, Any]
-    """Content of run.json: wall_seconds, peak_memory_bytes, hardware, code_version; empty where there is none."""
-
-    @cached_property
-    def record(self) -> Mapping[str, Any]:
-        """How the model was made; empty where the run has not finished."""
-        return read_json(self.path / "model" / PROVENANCE)
+    measured: RunRecord | None
+    provenance: Provenance | None
+    """None where the run has not finished."""
 
     @property
     def setting(self) -> str:
@@ -125,18 +130,18 @@ class Run:
 
     @property
     def label(self) -> str:
-        if label := self.record.get("label"):
-            return str(label)
-        try:
-            return method_of_model({"config": self.config}).label()
-        except ValueError:  # of an incomplete configuration
-            return str(self.config["method"])
+        return self.provenance.label if self.provenance else str(self.config["method"])
+
+    @property
+    def batches(self) -> int:
+        """Batches seen so far."""
+        return max((int(line["batches"]) for line in self.metrics), default=0)
 
 
 @dataclass
 class Inputs:
     results: list[Result] = field(default_factory=list)
-    published: list[Row] = field(default_factory=list)
+    published: list[Score] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     not_read: list[tuple[Path, str]] = field(default_factory=list)
 
@@ -144,11 +149,17 @@ class Inputs:
     """Tables that do not say which tasks their numbers are of: taken to be of those that were measured."""
 
     @property
-    def rows(self) -> list[Row]:
+    def scores(self) -> list[Score]:
         """What was measured here, without models adapted to their tasks: they are no rows of the paper's tables."""
         shown = subsets_of(self.results)
-        whole = [result for result in self.results if not result.adaptation]
-        return [row for result in whole for row in result.rows if row.subset in shown]
+        whole = [result for result in self.results if not result.row.adaptation]
+        return [score for result in whole for score in result.summaries if score.subset in shown]
+
+    @property
+    def scores_shown(self) -> list[Score]:
+        """Measured scores, and published ones of the same settings; all published ones when nothing was measured."""
+        settings = {score.setting for score in self.scores}
+        return [*self.scores, *(score for score in self.published if not settings or score.setting in settings)]
 
     @property
     def notes(self) -> list[str]:
@@ -168,7 +179,7 @@ def subsets_of(results: Sequence[Result]) -> dict[str, list[Result]]:
 
     All target tasks are left out where those in unseen domains are the same tasks in every result.
     """
-    scored = {subset: [r for r in results if any(row.subset == subset for row in r.rows)] for subset in SUBSETS}
+    scored = {subset: [r for r in results if any(s.subset == subset for s in r.summaries)] for subset in SUBSETS}
     if all(set(result.tasks("unseen_domain_test")) == set(result.tasks()) for result in scored["test"]):
         scored["test"] = []
     return {subset: found for subset, found in scored.items() if found}
@@ -211,24 +222,28 @@ def not_read_lines(found: Inputs) -> list[str]:
     return [_sentence(path, reason) for path, reason in found.not_read]
 
 
+def _not_read(found: Inputs, path: Path, error: ValueError) -> None:
+    found.not_read.append((path, str(error).removeprefix(str(path)).removeprefix(": ")))
+
+
 def _read_file(path: Path, found: Inputs) -> None:
     try:
         found.results.append(read_result(path))
     except ValueError as error:
-        found.not_read.append((path, str(error).removeprefix(str(path)).removeprefix(": ")))
+        _not_read(found, path, error)
 
 
 def _read_table(path: Path, found: Inputs) -> None:
-    """A published table; where it does not name a subset and only one was measured, it is beside that one."""
+    """A published table; where it does not name a subset and only one was measured, it is about that one."""
     measured = list(subsets_of(found.results))
     subset = measured[0] if len(measured) == 1 else "test"
     try:
-        plain, rows = read_rows(path), read_rows(path, subset)
+        plain, scores = read_table(path), read_table(path, subset)
     except ValueError as error:
-        found.not_read.append((path, str(error).removeprefix(str(path)).removeprefix(": ")))
+        _not_read(found, path, error)
         return
-    found.published += [replace(row, source=path.stem) for row in rows]
-    if rows != plain:
+    found.published += [replace(score, source=path.stem) for score in scores]
+    if scores != plain:
         found.assumed.append(path.stem)
 
 
@@ -253,17 +268,17 @@ def _read_folder(folder: Path, found: Inputs, seen: set[Path]) -> None:
 
 def _mentions_format(path: Path) -> bool:
     try:
-        return RESULTS_FORMAT.encode() in path.read_bytes()
+        return RESULTS_FORMAT.rstrip("0123456789").encode() in path.read_bytes()
     except OSError:
         return True  # then reading it says why it cannot be read
 
 
 def _refuse_doubles(found: Inputs) -> None:
-    """Keeps the first of two results, or two lines of one table, that would stand in the same cell."""
+    """Keeps the first of two results, or two lines of one table, that would be in the same cell."""
     first: dict[tuple[str, str, str, str], Path] = {}
     kept = []
     for result in found.results:
-        keys = [(row.method, row.setting, row.subset, "") for row in result.rows]
+        keys = [(score.label, score.setting, score.subset, "") for score in result.summaries]
         if double := next((key for key in keys if key in first), None):
             reason = f"{double[0]} on {double[1]} like {first[double]}"
             found.not_read.append((result.path, f"{reason}; name one of them with --label, or report them apart"))
@@ -271,13 +286,15 @@ def _refuse_doubles(found: Inputs) -> None:
         first |= dict.fromkeys(keys, result.path)
         kept.append(result)
     found.results[:] = kept
-    rows: dict[tuple[str, str, str, str], Row] = {}
-    for row in found.published:
-        key = (row.method, row.setting, row.subset, row.source)
-        if key in rows:
-            found.not_read.append((Path(row.source + ".csv"), f"has a second line of {row.method} on {row.setting}"))
-        rows.setdefault(key, row)
-    found.published[:] = rows.values()
+    scores: dict[tuple[str, str, str, str], Score] = {}
+    for score in found.published:
+        key = (score.label, score.setting, score.subset, score.source)
+        if key in scores:
+            found.not_read.append(
+                (Path(score.source + ".csv"), f"has a second line of {score.label} on {score.setting}")
+            )
+        scores.setdefault(key, score)
+    found.published[:] = scores.values()
 
 
 def _text(path: Path) -> str:
@@ -290,106 +307,92 @@ def _text(path: Path) -> str:
 
 
 def read_result(path: Path) -> Result:
-    """A results file; ValueError naming it, and the line if it is no JSON, when it is not whole."""
+    """A results file; ValueError naming it, and the place in it, when it is not whole."""
     text = _text(path)
     try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); give results of `evaluate`") from None
-    except RecursionError:
-        raise ValueError(f"{path}: not valid JSON (nested too deeply); give results of `evaluate`") from None
-    if not isinstance(record, dict) or record.get("format") != RESULTS_FORMAT:
-        raise ValueError(f"{path}: not a results file of `evaluate` (no format {RESULTS_FORMAT!r})")
+        content = from_json(Results, text, path)
+    except ValueError as error:
+        raise ValueError(f"{error}; give results of `evaluate` or `adapt` of this version") from None
+    return Result(path, content, hashlib.sha256(text.encode()).hexdigest())
+
+
+def read_table(path: Path, subset: str = "test") -> list[Score]:
+    """The scores in a table (.csv) with the columns method, setting, average, worst and subset, or without the latter
+    if it is about `subset`; a method that has its name from the paper's tables is taken to be that row of them.
+
+    Raises ValueError naming the file when it is none.
+    """
+    scores = []
     try:
-        method, digest = str(record["label"]), hashlib.sha256(text.encode()).hexdigest()
-        result = Result(path, record, digest, method, _rows(record, record["summary"], method))
-        if result.adaptation:
-            label = str((record.get("model") or {}).get("label") or result.prefix + "Raw LM")
-            result = replace(result, before=_rows(record, result.adaptation["before"], label))
-            if [row.subset for row in result.before] != [row.subset for row in result.rows]:
-                raise ValueError("a whole summary before adaptation")
-        for before in (False, True):
-            for by_seed in result.scores(before=before).values():
-                if not by_seed or not all(map(math.isfinite, by_seed.values())):
-                    raise ValueError("a finite score")
-        for task in record["tasks"].values():
-            float(task["average"]), float(task["worst"]), str(task["kind"]), int(task["examples"])
-        if not isinstance(result.training.get("method", ""), str) or not isinstance(record.get("run", {}), dict):
-            raise ValueError("a good configuration")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a whole results file of `evaluate`: its summary, tasks, seeds, label or setting lacks "
-            f"{error}; evaluate again"
-        ) from None
-    return result
-
-
-def _rows(record: Mapping[str, Any], summary: Mapping[str, Any], method: str) -> tuple[Row, ...]:
-    rows = []
-    for subset, s in summary.items():
-        if s["tasks"]:
-            average, worst = 100 * float(s["average"]), 100 * float(s["worst"])
-            if not math.isfinite(average + worst):
-                raise ValueError("a finite average")
-            worst_of_seeds = worst if len(record["seeds"]) > 1 else None
-            counts = (s["tasks"], s["tasks_named"], s["examples"])
-            rows.append(Row(method, str(record["setting"]), subset, average, worst_of_seeds, *counts))
-    return tuple(rows)
-
-
-def read_rows(path: Path, subset: str = "test") -> list[Row]:
-    """The rows of a results file (.json), or of a table (.csv) with the columns method, setting, average, worst and
-    subset, or without the latter if it is about `subset`.  Raises ValueError naming the file when it is neither."""
-    if path.suffix != ".csv":
-        return list(read_result(path).rows)
-    rows = []
-    for number, record in enumerate(csv.DictReader(_text(path).splitlines()), start=2):
+        records = list(csv.DictReader(_text(path).splitlines()))
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a table ({error}); give CSV with a head") from None
+    for number, record in enumerate(records, start=2):
         try:
             worst = float(record["worst"]) if record["worst"] else None
             average = float(record["average"])
             if not math.isfinite(average) or (worst is not None and not math.isfinite(worst)):
                 raise ValueError
-            rows.append(Row(record["method"], record["setting"], record.get("subset") or subset, average, worst))
+            label, setting = record["method"], record["setting"]
+            where = record.get("subset") or subset
+            scores.append(Score(label, setting, where, average, worst, row=PAPER_ROWS.get(label)))
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"{path}:{number}: needs the columns method, setting, average and worst") from None
-    return rows
+    return scores
+
+
+def _paper_rows() -> Iterator[Row]:
+    """The rows of the paper's tables 2 to 4 and 6, in their order (section 5: 50,000 batches, the MetaICL protocol)."""
+    layout: dict[str, Any] = {"layout": "metaicl", "max_tokens": 1024, "max_tokens_per_example": 256}
+    training: dict[str, Any] = {"trainable": "full", "seed": 100, "batches": 50_000, "data_amount": "complete"}
+    for direction, prefix in (("direct", ""), ("channel", "Channel ")):
+        common: dict[str, Any] = {"direction": direction, "model": "gpt2-medium", **layout}
+        yield Row(label=f"{prefix}No ICL", demonstrations=0, labels_used=0, **common)
+        common |= {"demonstrations": 16, "labels_used": 16}
+        yield Row(label=f"{prefix}Raw LM", **common)
+        metaicl = Training(method="metaicl", updates=50_000, recipe_hash="", **training)
+        yield Row(label=f"{prefix}MetaICL", training=metaicl, **common)
+        for n in (1, 4):
+            maml: dict[str, Any] = {"method": "maml-en-llm", "baseline": "metaicl", "copies": n, "order": "second"}
+            updates = training["batches"] // (2 * n)
+            how = Training(**maml, inner_steps=1, updates=updates, recipe_hash="", **training)
+            yield Row(label=f"{prefix}MAML-2-{n}", training=how, **common)
+
+
+PAPER_ROWS = {row.label: row for row in _paper_rows()}
 
 
 def _read_run(folder: Path, found: Inputs) -> None:
     try:
         config = yaml.safe_load(_text(folder / "config.yaml"))
         lines = _text(folder / "metrics.jsonl").split("\n")
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError, TypeError, OverflowError) as error:
         found.not_read.append((folder, f"its config.yaml or metrics.jsonl cannot be read ({type(error).__name__})"))
         return
-    if not isinstance(config, dict) or not {"method", "setting", "batches"} <= set(config):
+    if not isinstance(config, dict) or not all(isinstance(config.get(key), str) for key in ("method", "setting")):
         found.not_read.append((folder / "config.yaml", "not the configuration of `train`"))
         return
     good = list(_records(lines))
     broken = sum(1 for line in lines if line.strip()) - len(good)
     if broken:
         found.not_read.append((folder / "metrics.jsonl", f"{broken} of its lines are not whole; the others are shown"))
-    found.runs.append(Run(folder, config, tuple(good), _run_json(folder / "run.json", found)))
-
-
-def _run_json(path: Path, found: Inputs) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+    measured = provenance = None
     try:
-        measured = json.loads(_text(path))
-        if isinstance(measured, dict):
-            return measured
-    except ValueError:
-        pass
-    found.not_read.append((path, "not whole; what the run took is not shown"))
-    return {}
+        measured = read_run(folder / "run.json") if (folder / "run.json").is_file() else None
+    except ValueError as error:
+        _not_read(found, folder / "run.json", error)
+    try:
+        provenance = read_provenance(folder / "model")
+    except ValueError as error:
+        _not_read(found, folder / "model", error)
+    found.runs.append(Run(folder, config, tuple(good), measured, provenance))
 
 
 def _records(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and isinstance(record.get("batches"), int):
+        if isinstance(record, dict) and type(batches := record.get("batches")) is int and 0 <= batches < 1 << 53:
             yield record

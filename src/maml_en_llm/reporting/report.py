@@ -9,9 +9,9 @@ from pathlib import Path
 from ..files import replace_folder, write_text
 from ..names import unfinished
 from ..progress import console
-from .html import build, render
+from .page import build, render
 from .reading import not_read_lines, read_inputs
-from .tables import Table, beside, markdown, rich_tables
+from .tables import Table, markdown, rich_tables
 
 
 def report(results: Sequence[Path], output: Path) -> Path:
@@ -24,13 +24,13 @@ def report(results: Sequence[Path], output: Path) -> Path:
     page = build(inputs)
     for line in (lines := not_read_lines(inputs)):
         console.print(f"not read: {line}", markup=False)
-    rows = beside(inputs.rows, inputs.published)
-    for rich_table in rich_tables(rows, console.width):
+    scores = inputs.scores_shown
+    for rich_table in rich_tables(scores, console.width):
         console.print(rich_table)
     output.mkdir(parents=True, exist_ok=True)
     _write_tables(output / "tables", page.tables)
     shown = [table for table in page.tables if not table.name.startswith("summary-")]
-    text = markdown(rows, inputs.notes) + "".join(table.markdown() for table in shown if not table.long)
+    text = markdown(scores, inputs.notes) + "".join(table.markdown() for table in shown if not table.long)
     if long := [table for table in shown if table.long]:
         text += "\n## Line by line\n\n"
         text += "".join(f"- [{t.title}](tables/{t.name}.md), {len(t.rows)} lines\n" for t in long)

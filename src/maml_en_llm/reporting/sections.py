@@ -1,20 +1,21 @@
-"""What stands in each section of the page; a section without blocks has nothing to show."""
+"""What each section of the page shows; one without blocks has nothing to show."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import yaml
 from markupsafe import Markup
 
 from . import plots, tables
+from .blocks import Section
 from .browser import Predictions
 from .cost import cost_table
 from .datasheet import data_tables
-from .reading import SUBSETS, Inputs, Result, Row, Run, not_read_lines, subsets_of
-from .section import Section
+from .reading import SUBSETS, Inputs, Result, Run, Score, not_read_lines, subsets_of
 from .statistics import (
     LEVEL,
     RESAMPLES,
@@ -28,56 +29,57 @@ from .statistics import (
 from .tables import Table
 
 
-def summary_section(inputs: Inputs, written: list[Table]) -> Section:
+def summary_section(inputs: Inputs) -> Section:
     section = Section("summary", "Summary")
-    rows = tables.beside(inputs.rows, inputs.published)
-    if not rows:
+    scores = inputs.scores_shown
+    if not scores:
         return section
-    written += tables.summary_tables(rows)
+    section.tables += tables.summary_tables(scores)
     section.text(
         "Macro-F1 or accuracy in percent, mean over tasks: the average over demonstration seeds, and the worst. "
         "A number leads to where it is from."
     )
     section.text(*inputs.notes)
-    sources = {(result.method, result.setting): i for i, result in enumerate(inputs.results)}
-    for subset in tables.subsets(rows):
-        here = [row for row in rows if row.subset == subset]
+    sources = {(result.label, result.setting): i for i, result in enumerate(inputs.results)}
+    for subset in tables.subsets(scores):
+        here = [score for score in scores if score.subset == subset]
         section.blocks.append(_summary_block(here, subset, sources))
     return section
 
 
-def _summary_block(here: Sequence[Row], subset: str, sources: Mapping[tuple[str, str], int]) -> dict[str, Any]:
-    """Measured rows with the published ones beside them; published ones alone where nothing was measured."""
-    main = tables.own(here)
-    published = sorted({row.source for row in here if row not in main})
-    others: dict[tuple[str, str], list[Row]] = {}
-    for row in here:
-        if row.source in published:
-            others.setdefault((row.method, row.setting), []).append(row)
-    cells = {(row.method, row.setting): row for row in main}
-    settings = sorted({row.setting for row in main}, key=tables.setting_order)
+def _summary_block(here: Sequence[Score], subset: str, sources: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+    """Measured scores, each with the published ones; published ones alone where nothing was measured."""
+    main = tables.one_source(here)
+    published = sorted({score.source for score in here if score not in main})
+    others: dict[tuple[str, str], list[Score]] = {}
+    for score in here:
+        if score.source in published:
+            others.setdefault((score.label, score.setting), []).append(score)
+    cells = {(score.label, score.setting): score for score in main}
+    settings = sorted({score.setting for score in main}, key=tables.setting_order)
     lines = []
-    for method in sorted({row.method for row in main}, key=tables.method_order):
-        keys = [(method, setting) for setting in settings]
-        lines.append((method, [(cells.get(key), others.get(key, []), sources.get(key)) for key in keys]))
+    for label in tables.in_order((score.label, score.row) for score in main):
+        keys = [(label, setting) for setting in settings]
+        lines.append((label, [(cells.get(key), others.get(key, []), sources.get(key)) for key in keys]))
     return {
         "kind": "summary",
         "title": SUBSETS[subset],
         "settings": settings,
         "lines": lines,
-        "best": {s: max(row.average for row in main if row.setting == s) for s in settings},
-        "counts": [next((r for r in main if r.setting == s and r.tasks is not None), None) for s in settings],
+        "best": {s: max(score.average for score in main if score.setting == s) for s in settings},
+        "counts": [next((one for one in main if one.setting == s and one.tasks is not None), None) for s in settings],
         "wins": tables.wins_text(main, subset),
         "published": [
-            f"{source} ({tables.wins_text([r for r in here if r.source == source], subset) or 'no wins to count'})"
+            f"{source} ({tables.wins_text(scores, subset) or 'no wins to count'})"
             for source in published
+            if (scores := [score for score in here if score.source == source])
         ],
         "unmatched": sum(len(found) for key, found in others.items() if key not in cells),
     }
 
 
 def comparisons_section(
-    pooled: Mapping[str, Sequence[Comparison]], compared: Mapping[str, Sequence[Comparison]], written: list[Table]
+    pooled: Mapping[str, Sequence[Comparison]], compared: Mapping[str, Sequence[Comparison]]
 ) -> Section:
     section = Section("comparisons", "Comparisons")
     for name, title, note, by_subset in (
@@ -86,20 +88,19 @@ def comparisons_section(
     ):
         for subset, found in by_subset.items():
             heading = f"{title}: {SUBSETS[subset].lower()}"
-            _comparison_table(section, written, f"{name}-{subset}", heading, note, "method minus baseline", found)
+            _comparison_table(section, f"{name}-{subset}", heading, note, "method minus baseline", found)
     if section.blocks:
         section.blocks[:0] = [{"kind": "text", "text": text} for text in COMPARISON_TEXTS]
     return section
 
 
 def _comparison_table(
-    section: Section, written: list[Table], name: str, title: str, note: str, sides: str, found: Sequence[Comparison]
+    section: Section, name: str, title: str, note: str, sides: str, found: Sequence[Comparison]
 ) -> None:
     """Adds the table of `found` with its intervals drawn, if there are any; sides: which is subtracted from which."""
     if found:
         note += f"{len(found)} comparisons, corrected together. Percentage points, {sides}."
         table = tables.comparison_table(name, title, note, found)
-        written.append(table)
         section.table(table, extra={"difference and interval": _intervals(found)})
 
 
@@ -126,11 +127,10 @@ def _intervals(found: Sequence[Comparison]) -> list[Markup]:
     return [plots.interval(c.low, c.difference, c.high, scale) for c in found]
 
 
-def forgetting_section(compared: Mapping[str, Sequence[Comparison]], written: list[Table]) -> Section:
+def forgetting_section(compared: Mapping[str, Sequence[Comparison]]) -> Section:
     section = Section("forgetting", "Forgetting")
     for subset, found in compared.items():
         for table in tables.forgetting_tables(subset, found):
-            written.append(table)
             section.table(table)
     if section.blocks:
         text = "Tasks on which a meta-trained method does worse than the raw language model it is compared with."
@@ -138,15 +138,14 @@ def forgetting_section(compared: Mapping[str, Sequence[Comparison]], written: li
     return section
 
 
-def tasks_section(inputs: Inputs, written: list[Table]) -> Section:
+def tasks_section(inputs: Inputs) -> Section:
     section = Section("tasks", "Tasks")
-    whole = [result for result in inputs.results if not result.adaptation]
+    whole = [result for result in inputs.results if not result.row.adaptation]
     found = {setting: tables.task_table(setting, whole) for setting in _settings(whole)}
     found = {setting: table for setting, table in found.items() if table.rows}
     if found:
         section.text("The score of every method on every task. Dark is low, bright is high.")
     for setting, part in section.parts(found):
-        written.append(found[setting])
         part.table(found[setting], style=_heat(found[setting]))
     return section
 
@@ -166,14 +165,13 @@ def _heat(table: Table) -> Callable[[int, int], str]:
     return style
 
 
-def seeds_section(inputs: Inputs, written: list[Table]) -> Section:
+def seeds_section(inputs: Inputs) -> Section:
     section = Section("seeds", "Demonstration seeds")
     for subset, scored in subsets_of(inputs.results).items():
-        whole = [result for result in scored if not result.adaptation]
+        whole = [result for result in scored if not result.row.adaptation]
         spreads = [spread for result in whole if (spread := seed_spread(result, subset))]
         if spreads:
             table = tables.seeds_table(subset, spreads)
-            written.append(table)
             values = [list(spread.by_seed.values()) for spread in spreads]
             scale = plots.ticks(min(map(min, values)), max(map(max, values)))
             section.table(table, extra={f"{scale[0]:g} to {scale[-1]:g}": [plots.strip(v, scale) for v in values]})
@@ -195,7 +193,7 @@ def learning_section(inputs: Inputs) -> Section:
         charts = []
         for direction in ("direct", "channel"):
             here = [r for r in logged if (r.setting, r.config.get("direction", "direct")) == (setting, direction)]
-            here.sort(key=lambda run: tables.method_order(run.label))
+            here.sort(key=lambda run: run.label)
             for first in range(0, len(here), MOST_LINES):
                 charts += _curves(here[first : first + MOST_LINES], f"{setting}, {direction}")
         part.charts(charts)
@@ -229,57 +227,54 @@ def _points(run: Run, key: str) -> list[tuple[float, float]]:
     return [(float(m["batches"]), float(m[key])) for m in run.metrics if isinstance(m.get(key), int | float)]
 
 
-def exploration_section(inputs: Inputs, written: list[Table]) -> Section:
+def exploration_section(inputs: Inputs) -> Section:
     section = Section("exploration", "Exploration")
-    families = tables.exploration(inputs.rows)
+    families = tables.exploration(inputs.scores)
     if not families:
         return section
     section.text("How the score changes with the number n of copies that adapt before an update of the model.")
     charts: dict[str, list[Markup]] = {}
-    for (family, setting, subset), members in families.items():
+    for (_, setting, subset), members in families.items():
         if len(members) > 2:
-            average = plots.Series("average", [(float(n), row.average) for n, row in members])
-            worst = plots.Series("worst", [(float(n), row.worst) for n, row in members if row.worst is not None])
-            title = f"{family}-n on {setting}, {SUBSETS[subset].lower()}"
+            average = plots.Series("average", [(float(n), score.average) for n, score in members])
+            worst = plots.Series("worst", [(float(n), score.worst) for n, score in members if score.worst is not None])
+            title = f"{tables.family_name(members)} on {setting}, {SUBSETS[subset].lower()}"
             chart = plots.line_chart([average, worst], title, "copies n", "score (%)", marks=True)
             charts.setdefault(setting, []).append(chart)
     table = tables.exploration_table(families)
-    written.append(table)
     section.table(table, charts=charts)
     return section
 
 
-def adaptation_section(inputs: Inputs, written: list[Table]) -> Section:
+def adaptation_section(inputs: Inputs) -> Section:
     section = Section("adaptation", "Adaptation")
     pairs = list(after_and_before(inputs.results))
-    found = tables.ordered_comparisons(comparisons(pairs))
+    found = tables.ordered_comparisons(comparisons(pairs), inputs.results)
     if not found:
         return section
     section.text(
         "Models after a few more steps on labelled examples of each target task, against the same models before. The "
         "figures have the meaning of those under Comparisons."
     )
-    pooled = tables.ordered_comparisons(pooled_comparisons(pairs))
+    pooled = tables.ordered_comparisons(pooled_comparisons(pairs), inputs.results)
     over_all, sides = "After and before, over all settings", "after minus before"
-    _comparison_table(section, written, "adaptation-pooled", over_all, POOLED_TEXT, sides, pooled)
-    _comparison_table(section, written, "adaptation", "After and before", "", sides, found)
+    _comparison_table(section, "adaptation-pooled", over_all, POOLED_TEXT, sides, pooled)
+    _comparison_table(section, "adaptation", "After and before", "", sides, found)
     scores = tables.adaptation_scores_table(inputs.results)
     by_task = tables.adaptation_tasks_table(found, inputs.results)
     section.table(scores)
     section.table(by_task)
-    written += [scores, by_task]
     return section
 
 
 COSTS = (("training (s)", 60, "training time (minutes)"), ("training peak (GB)", 1, "training peak memory (GB)"))
 
 
-def cost_section(inputs: Inputs, written: list[Table]) -> Section:
+def cost_section(inputs: Inputs) -> Section:
     section = Section("cost", "Cost against score")
     table = cost_table(inputs)
     if not table.rows:
         return section
-    written.append(table)
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     charts: dict[str, list[Markup]] = {}
     for setting in _settings(inputs.results):
@@ -298,11 +293,10 @@ def cost_section(inputs: Inputs, written: list[Table]) -> Section:
     return section
 
 
-def data_section(inputs: Inputs, predictions: Predictions, written: list[Table]) -> Section:
+def data_section(inputs: Inputs, predictions: Predictions) -> Section:
     section = Section("data", "Data")
     for table in data_tables(inputs.results, predictions):
         if table.rows:
-            written.append(table)
             section.table(table)
     return section
 
@@ -328,46 +322,48 @@ def provenance_section(inputs: Inputs) -> Section:
     for setting, part in section.parts(_settings([*inputs.results, *inputs.runs]), first_open=False):
         for number, result in enumerate(inputs.results):
             if result.setting == setting:
-                title = f"{result.method} on {setting}: {result.path}"
+                title = f"{result.label} on {setting}: {result.path}"
                 part.blocks.append(
                     {"kind": "source", "id": f"result-{number}", "title": title, "lists": _lists(result)}
                 )
         for number, run in enumerate(inputs.runs):
             if run.setting == setting:
-                lists = [("Training", _flat(run.config)), ("What it took", _flat(run.measured))]
+                lists = [
+                    ("Training", _flat(run.config)),
+                    ("What it took", _flat(asdict(run.measured) if run.measured else {})),
+                ]
                 title = f"Run of {run.label} on {setting}: {run.path}"
                 part.blocks.append({"kind": "source", "id": f"run-{number}", "title": title, "lists": lists})
-    for source in sorted({row.source for row in inputs.published}):
-        count = sum(row.source == source for row in inputs.published)
+    for source in sorted({score.source for score in inputs.published}):
+        count = sum(score.source == source for score in inputs.published)
         section.text(f"{source}: {count} published numbers, taken as the table has them; they were not measured here.")
     return section
 
 
 def _lists(result: Result) -> list[tuple[str, list[tuple[str, str]]]]:
-    record = result.record
-    model = record.get("model") or {}
+    content, row = result.content, asdict(result.row)
+    model = asdict(content.provenance) if content.provenance else {}
     file = {"results": str(result.path), "predictions": str(result.predictions), "sha256": result.digest}
-    file |= {key: record[key] for key in ("label", "setting", "seeds", "seconds") if key in record}
     trained = {key: value for key, value in model.items() if key not in ("config", "training_tasks", "started_from")}
     started = model.get("started_from") or {}
     return [
-        ("File", _flat(file)),
-        ("Evaluation", _flat(result.config)),
-        ("What it took", _flat(record.get("run") or {})),
-        ("Versions", _flat(record.get("versions") or {})),
-        ("Adaptation", _flat(result.adaptation)),
+        ("File", _flat(file | {"setting": result.setting, "seeds": list(content.seeds)})),
+        ("Row", _flat({key: value for key, value in row.items() if value is not None})),
+        ("Evaluation", _flat(content.config)),
+        ("What it took", _flat(asdict(content.run))),
+        ("Versions", _flat(content.versions)),
         ("Model", _flat(trained)),
-        ("Training", _flat(result.training)),
+        ("Training", _flat(model.get("config", {}))),
         ("Training started from", _flat(started if isinstance(started, Mapping) else {"model": started})),
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Keys and values as text; nested keys with dots."""
+def _flat(values: Mapping[Any, Any], prefix: str = "", depth: int = 3) -> list[tuple[str, str]]:
+    """Keys and values as text; nested keys with dots, up to a depth."""
     found = []
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and depth:
+            found += _flat(value, f"{prefix}{key}.", depth - 1)
         else:
             text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10_000)
             found.append((f"{prefix}{key}", re.sub(r"\n\.\.\.\n$|\n$", "", text)))

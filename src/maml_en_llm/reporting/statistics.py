@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from .reading import NO_SEED, Result, Scores
+from ..results import Row
+from .reading import NO_SEED, Result, SeedScores
 
 RESAMPLES = 4000  # of the bootstrap
 SIGN_PATTERNS = 1 << 14  # of the test: all of them up to 14 tasks, that many drawn at random above
@@ -32,6 +33,8 @@ class Comparison:
     high: float
     p: float
     below_in_every_seed: tuple[str, ...]
+    with_raw: bool = False
+    """Whether the baseline is a raw model."""
     p_holm: float = 1.0
 
     @property
@@ -40,7 +43,7 @@ class Comparison:
         return dict(sorted(((t, d) for t, d in self.differences.items() if d < 0), key=lambda item: item[1]))
 
 
-def paired_differences(method: Scores, baseline: Scores) -> dict[str, np.ndarray]:
+def paired_differences(method: SeedScores, baseline: SeedScores) -> dict[str, np.ndarray]:
     """Per common task the differences float64 [seeds], seed by seed; without demonstrations a score is every seed's."""
     paired = {}
     for task in sorted(set(method) & set(baseline)):
@@ -112,18 +115,22 @@ class Pair(NamedTuple):
     method: str
     baseline: str
     setting: str
-    scores: Scores
-    baseline_scores: Scores
+    scores: SeedScores
+    baseline_scores: SeedScores
+    with_raw: bool = False
+    """Whether the baseline is a raw model."""
 
 
-def compare(method: str, baseline: str, setting: str, paired: Mapping[str, np.ndarray]) -> Comparison:
+def compare(
+    method: str, baseline: str, setting: str, paired: Mapping[str, np.ndarray], with_raw: bool = False
+) -> Comparison:
     """paired: per task the differences float64 [seeds]."""
     means = {task: round(float(values.mean()), 9) for task, values in paired.items()}
     low, high = bootstrap_interval(list(paired.values()))
     everywhere = tuple(task for task, values in paired.items() if (values < 0).all())
     average = float(np.mean(list(means.values())))
     p = paired_test(list(means.values()))
-    return Comparison(method, baseline, setting, means, average, low, high, p, everywhere)
+    return Comparison(method, baseline, setting, means, average, low, high, p, everywhere, with_raw)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -135,7 +142,7 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
 def comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
     """Each pair that has a task and a seed in common."""
     found = [(pair, paired_differences(pair.scores, pair.baseline_scores)) for pair in pairs]
-    return corrected([compare(*pair[:3], paired) for pair, paired in found if paired])
+    return corrected([compare(*pair[:3], paired, pair.with_raw) for pair, paired in found if paired])
 
 
 def pooled_comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
@@ -156,26 +163,44 @@ def pooled_comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
     return corrected(found)
 
 
+LIKENESS = ("learner", "choose", "calibrated", "layout", "max_tokens", "max_tokens_per_example", "model", "split")
+
+
 def against_baselines(results: Sequence[Result], subset: str) -> Iterator[Pair]:
-    """Every meta-trained method with the raw LM, and every MAML row with MetaICL, of the same direction."""
-    whole = [result for result in results if not result.adaptation]
-    by_name = {(result.method, result.setting): result for result in whole}
+    """Every meta-trained row with the raw model, and with its method's baseline, of the same direction."""
+    whole = [result for result in results if not result.row.adaptation]
     for result in whole:
-        baselines = ["Raw LM"] if result.meta_trained else []
-        if result.training.get("method") == "maml-en-llm":
-            baselines.append("MetaICL")
-        for name in baselines:
-            other = by_name.get((result.prefix + name, result.setting))
-            if other is not None and other is not result:
-                yield Pair(result.method, other.method, result.setting, result.scores(subset), other.scores(subset))
+        if result.row.training is None:
+            continue
+        for method in (None, *filter(None, [result.row.baseline])):
+            if other := baseline_of(result, method, whole):
+                sides = result.scores(subset), other.scores(subset)
+                yield Pair(result.label, other.label, result.setting, *sides, with_raw=method is None)
+
+
+def baseline_of(result: Result, method: str | None, results: Sequence[Result]) -> Result | None:
+    """The result in the same setting and direction that `method` trained (None: the raw model) and that is most like
+    `result` in how it was scored."""
+    found = [
+        other
+        for other in results
+        if (other.setting, other.row.direction, other.row.method) == (result.setting, result.row.direction, method)
+        and other.row.learner == "in-context"
+        and (other.row.demonstrations > 0 or result.row.demonstrations == 0)
+    ]
+    return max(found, key=lambda other: _likeness(result.row, other.row), default=None)
+
+
+def _likeness(row: Row, other: Row) -> int:
+    return sum(getattr(row, name) == getattr(other, name) for name in LIKENESS)
 
 
 def after_and_before(results: Sequence[Result]) -> Iterator[Pair]:
     """Every adapted model with itself before, on all target tasks that were scored."""
     for result in results:
-        if result.adaptation:
-            before = next((row.method for row in result.before), "before")
-            yield Pair(result.method, before, result.setting, result.scores(), result.scores(before=True))
+        if result.row.adaptation:
+            before = next((score.label for score in result.summaries_before), "before")
+            yield Pair(result.label, before, result.setting, result.scores(), result.scores(before=True))
 
 
 @dataclass(frozen=True)
@@ -201,7 +226,7 @@ def seed_spread(result: Result, subset: str) -> SeedSpread | None:
     means = dict(zip(seeds, map(float, table.mean(0)), strict=True))
     within = float(table.std(1, ddof=1).mean())
     parts = choice_and_order(result, subset)
-    return SeedSpread(result.method, result.setting, means, float(table.mean(0).std(ddof=1)), within, *parts)
+    return SeedSpread(result.label, result.setting, means, float(table.mean(0).std(ddof=1)), within, *parts)
 
 
 def choice_and_order(result: Result, subset: str) -> tuple[float, float] | tuple[None, None]:
@@ -210,9 +235,10 @@ def choice_and_order(result: Result, subset: str) -> tuple[float, float] | tuple
     Casella and McCulloch 1992, section 3.6). None where seeds were not scored in several orders."""
     by_choice, by_order = [], []
     for task in result.tasks(subset).values():
-        scores = 100 * np.array(list(task.get("scores_by_order", {}).values()), dtype=np.float64)
-        if scores.ndim != 2 or min(scores.shape) < 2:
+        by_seed = list((task.scores_by_order or {}).values())
+        if len(by_seed) < 2 or len({len(scores) for scores in by_seed}) != 1 or len(by_seed[0]) < 2:
             return None, None
+        scores = 100 * np.array(by_seed, dtype=np.float64)
         by_order.append(scores.var(1, ddof=1).mean())
         by_choice.append(scores.mean(1).var(ddof=1) - by_order[-1] / scores.shape[1])
     return float(np.sqrt(max(0.0, np.mean(by_choice)))), float(np.sqrt(np.mean(by_order)))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rich.markup import escape as rich_escape
 from rich.table import Table as RichTable
 
-from .reading import SUBSETS, Result, Row, subsets_of
+from ..results import Row
+from .reading import SUBSETS, Result, Score, subsets_of
 from .statistics import Comparison, SeedSpread
 
 SETTINGS = (
@@ -23,17 +24,7 @@ SETTINGS = (
     "non_nli_to_nli",
     "non_paraphrase_to_paraphrase",
 )
-METHODS = (
-    "No ICL",
-    "Raw LM",
-    "Raw LM + PMI",
-    "Multi-task zero-shot",
-    "MetaICL",
-    "MetaICT",
-    "FOMAML",
-    "MAML",
-)
-COPIES = re.compile(r"((?:Channel )?(?:FO)?MAML-\d+)-(\d+)")
+NAMES = {"maml-en-llm": "MAML-en-LLM"}  # of methods whose registry name is no name
 
 Cell = str | int | float | None
 
@@ -105,91 +96,99 @@ def latex_text(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def wins(rows: Sequence[Row], subset: str, channel: bool) -> tuple[int, int]:
-    """(won, compared) settings: won when one MAML row's average and worst are both higher than MetaICL's.
+def wins(scores: Sequence[Score], subset: str, direction: str) -> Iterator[tuple[str, str, int, int]]:
+    """For each method with a baseline its name, the baseline's label, and how many settings it won of those compared.
 
-    The paper counts a setting as won when either MAML-2-1 or MAML-2-4 wins it (tables 2 and 3).
+    A setting is won when the average and the worst of one of the method's rows are both higher than the baseline's:
+    the paper counts it when either MAML-2-1 or MAML-2-4 does so (tables 2 and 3). First-order rows are not counted.
     """
-    prefix = "Channel " if channel else ""
-    cells = {(row.method, row.setting): row for row in rows if row.subset == subset}
-    won = compared = 0
-    for setting in sorted({row.setting for row in rows}):
-        baseline = cells.get((prefix + "MetaICL", setting))
-        rivals = [row for (m, s), row in cells.items() if s == setting and m.startswith(prefix + "MAML-")]
-        if baseline is None or not rivals:
-            continue
-        compared += 1
-        won += any(_beats(row, baseline) for row in rivals)
-    return won, compared
-
-
-def _beats(row: Row, other: Row) -> bool:
-    if row.worst is None or other.worst is None:
-        return False
-    return row.average > other.average and row.worst > other.worst
-
-
-def wins_text(rows: Sequence[Row], subset: str) -> str:
-    texts = []
-    for words, channel in (("direct", False), ("channel", True)):
-        won, compared = wins(rows, subset, channel)
+    here = [(s, s.row) for s in scores if s.row and s.subset == subset and s.row.direction == direction]
+    tried = [(s, row.training) for s, row in here if row.training and row.training.order != "first"]
+    for method, baseline in dict.fromkeys((t.method, t.baseline) for _, t in tried if t.baseline):
+        won, compared, label = 0, 0, ""
+        for setting in dict.fromkeys(score.setting for score, _ in tried):
+            rivals = [s for s, t in tried if (s.setting, t.method) == (setting, method)]
+            other = next((s for s, t in tried if (s.setting, t.method) == (setting, baseline)), None)
+            if other is None or not rivals:
+                continue
+            compared, label = compared + 1, other.label
+            won += any(_beats(score, other) for score in rivals)
         if compared:
-            texts.append(f"{words}: MAML-en-LLM wins {won} of {compared} settings against MetaICL")
-    return "; ".join(texts)
+            yield NAMES.get(method, method), label.removeprefix("Channel "), won, compared
 
 
-def method_order(method: str) -> tuple[bool, int, str]:
-    """Direct before channel, in the order of METHODS; behind each what is made of it, such as "+ adaptation"."""
-    channel = method.startswith("Channel ")
-    name = method.removeprefix("Channel ")
-    known = name if name in METHODS else re.split(r" \+ |, ", name)[0]
-    known = re.sub(r"-\d+-\d+$", "", known)
-    by_numbers = re.sub(r"\d+", lambda digits: digits[0].zfill(9), name)
-    return channel, METHODS.index(known) if known in METHODS else len(METHODS), by_numbers
+def _beats(score: Score, other: Score) -> bool:
+    if score.worst is None or other.worst is None:
+        return False
+    return score.average > other.average and score.worst > other.worst
+
+
+def wins_text(scores: Sequence[Score], subset: str) -> str:
+    return "; ".join(
+        f"{direction}: {name} wins {won} of {compared} settings against {baseline}"
+        for direction in ("direct", "channel")
+        for name, baseline, won, compared in wins(scores, subset, direction)
+    )
+
+
+def row_order(row: Row | None) -> tuple[Any, ...]:
+    """Direct before channel; raw models, then what is compared with them, then what is compared with that."""
+    if row is None:
+        return (2,)
+    how, adaptation = row.training, row.adaptation
+    if how is None:
+        trained: tuple[Any, ...] = (0,)
+    else:
+        trained = (1 + bool(how.baseline), how.method, how.order or "", how.inner_steps or 0, how.copies or 0, how.seed)
+    scored = (row.calibrated, adaptation is not None, adaptation.lr if adaptation else 0.0)
+    cheap_first = row.learner == "in-context"
+    return (row.direction == "channel", cheap_first, trained, row.demonstrations, *scored, row.label)
+
+
+def in_order(rows: Iterable[tuple[str, Row | None]]) -> list[str]:
+    """Labels, each once, in the order of their rows."""
+    known: dict[str, Row | None] = {}
+    for label, row in rows:
+        known[label] = known.get(label) or row
+    return sorted(known, key=lambda label: (row_order(known[label]), label))
 
 
 def setting_order(setting: str) -> tuple[int, str]:
     return (SETTINGS.index(setting) if setting in SETTINGS else len(SETTINGS), setting)
 
 
-def subsets(rows: Sequence[Row]) -> list[str]:
-    return [subset for subset in SUBSETS if any(row.subset == subset for row in rows)]
+def subsets(scores: Sequence[Score]) -> list[str]:
+    return [subset for subset in SUBSETS if any(score.subset == subset for score in scores)]
 
 
-def beside(rows: Sequence[Row], published: Sequence[Row]) -> list[Row]:
-    """Rows of the tables of a report: measured ones, and published ones of the same settings; all published ones when
-    nothing was measured."""
-    measured = {row.setting for row in rows}
-    return [*rows, *(row for row in published if not measured or row.setting in measured)]
-
-
-def grid(rows: Sequence[Row], subset: str) -> tuple[list[str], list[list[str]]]:
+def grid(scores: Sequence[Score], subset: str) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the table of one subset; the last line counts tasks and examples."""
-    here = [row for row in rows if row.subset == subset]
-    cells = {(row.method, row.source, row.setting): row for row in here}
-    several = len({row.source for row in rows}) > 1
-    settings = sorted({row.setting for row in here}, key=setting_order)
-    methods = sorted({(row.method, row.source) for row in here}, key=lambda key: (method_order(key[0]), key[1]))
+    here = [score for score in scores if score.subset == subset]
+    cells = {(score.label, score.source, score.setting): score for score in here}
+    several = len({score.source for score in scores}) > 1
+    settings = sorted({score.setting for score in here}, key=setting_order)
+    labels = in_order((score.label, score.row) for score in here)
+    rows = sorted({(score.label, score.source) for score in here}, key=lambda key: (labels.index(key[0]), key[1]))
     lines = [
         [
-            f"{method} [{source}]" if several and source else method,
-            *(_cell(cells.get((method, source, setting))) for setting in settings),
+            f"{label} [{source}]" if several and source else label,
+            *(_cell(cells.get((label, source, setting))) for setting in settings),
         ]
-        for method, source in methods
+        for label, source in rows
     ]
     counts = []
     for setting in settings:
-        row = next((r for (_, _, s), r in cells.items() if s == setting and r.tasks is not None), None)
-        counts.append("" if row is None else f"{row.tasks} of {row.tasks_named} tasks, {row.examples} examples")
+        found = next((s for (*_, where), s in cells.items() if where == setting and s.tasks is not None), None)
+        counts.append("" if found is None else f"{found.tasks} of {found.tasks_named} tasks, {found.examples} examples")
     if any(counts):
         lines.append(["data", *counts])
     return ["method", *settings], lines
 
 
-def _cell(row: Row | None) -> str:
-    if row is None:
+def _cell(score: Score | None) -> str:
+    if score is None:
         return ""
-    return f"{row.average:.2f}" if row.worst is None else f"{row.average:.2f} / {row.worst:.2f}"
+    return f"{score.average:.2f}" if score.worst is None else f"{score.average:.2f} / {score.worst:.2f}"
 
 
 def _characters(lines: Sequence[Sequence[str]]) -> int:
@@ -197,19 +196,19 @@ def _characters(lines: Sequence[Sequence[str]]) -> int:
     return 1 + sum(max(map(len, column)) + 3 for column in zip(*lines, strict=True))
 
 
-def rich_tables(rows: Sequence[Row], width: int) -> list[RichTable]:
-    """For a terminal of `width` characters; where average and worst do not fit beside each other, averages alone."""
+def rich_tables(scores: Sequence[Score], width: int) -> list[RichTable]:
+    """For a terminal of `width` characters; where average and worst do not fit side by side, averages alone."""
     tables = []
-    for subset in subsets(rows):
-        header, lines = grid(rows, subset)
+    for subset in subsets(scores):
+        header, lines = grid(scores, subset)
         figures = "average / worst over seeds"
-        scores = [line for line in lines if line[0] != "data"]
-        if _characters(scores) > width:
+        if _characters([line for line in lines if line[0] != "data"]) > width:
             figures = "average over seeds"
-            lines = [[line[0], *(cell.split(" / ")[0] for cell in line[1:])] for line in scores]
+            averages = [replace(score, worst=None, tasks=None) for score in scores]
+            header, lines = grid(averages, subset)
         if _characters([header, *lines]) > width:
             header = [name.replace("_", " ") for name in header]  # lines break at blanks
-        table = RichTable(title=f"{SUBSETS[subset]}: {figures}", caption=wins_text(own(rows), subset) or None)
+        table = RichTable(title=f"{SUBSETS[subset]}: {figures}", caption=wins_text(one_source(scores), subset) or None)
         for i, name in enumerate(header):
             table.add_column(rich_escape(name), justify="left" if i == 0 else "right", no_wrap=i == 0)
         for line in lines:
@@ -218,36 +217,37 @@ def rich_tables(rows: Sequence[Row], width: int) -> list[RichTable]:
     return tables
 
 
-def own(rows: Sequence[Row]) -> list[Row]:
-    """The measured rows, or those of the one table that there is: wins are counted within one source."""
-    sources = {row.source for row in rows}
-    return [row for row in rows if not row.source or len(sources) == 1]
+def one_source(scores: Sequence[Score]) -> list[Score]:
+    """The measured scores, or those of the one table that there is: wins are counted within one source."""
+    sources = {score.source for score in scores}
+    return [score for score in scores if not score.source or len(sources) == 1]
 
 
-def markdown(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+def markdown(scores: Sequence[Score], notes: Sequence[str] = ()) -> str:
     parts = [
         "# Results\n\nMacro-F1 or accuracy in percent, average / worst over demonstration seeds, mean over tasks.\n",
         *(f"\n{note}\n" for note in notes),
     ]
-    for subset in subsets(rows):
-        header, lines = grid(rows, subset)
+    for subset in subsets(scores):
+        header, lines = grid(scores, subset)
         parts.append(f"\n## {SUBSETS[subset]}\n\n| {' | '.join(header)} |\n|---|{'---:|' * (len(header) - 1)}\n")
         parts += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines]
-        if text := wins_text(own(rows), subset):
+        if text := wins_text(one_source(scores), subset):
             parts.append(f"\n{text} (a setting is won when average and worst are both higher).\n")
     return "".join(parts)
 
 
-def summary_tables(rows: Sequence[Row]) -> list[Table]:
+def summary_tables(scores: Sequence[Score]) -> list[Table]:
     """The grid of every subset, and all of its numbers line by line in a form that `report` reads again."""
     tables = []
-    for subset in subsets(rows):
-        header, lines = grid(rows, subset)
-        note = f"Average / worst over demonstration seeds, in percent. {wins_text(own(rows), subset)}"
+    for subset in subsets(scores):
+        header, lines = grid(scores, subset)
+        note = f"Average / worst over demonstration seeds, in percent. {wins_text(one_source(scores), subset)}"
         tables.append(Table(f"summary-{subset}", SUBSETS[subset], note, header, lines))
     columns = ("method", "setting", "subset", "average", "worst", "tasks", "examples", "source")
-    ordered = sorted(rows, key=lambda r: (r.subset, setting_order(r.setting), method_order(r.method), r.source))
-    lines_ = [(r.method, r.setting, r.subset, r.average, r.worst, r.tasks, r.examples, r.source) for r in ordered]
+    labels = in_order((score.label, score.row) for score in scores)
+    ordered = sorted(scores, key=lambda s: (s.subset, setting_order(s.setting), labels.index(s.label), s.source))
+    lines_ = [(s.label, s.setting, s.subset, s.average, s.worst, s.tasks, s.examples, s.source) for s in ordered]
     return [*tables, Table("numbers", "All numbers", "In percent.", columns, lines_, long=True)]
 
 
@@ -260,15 +260,18 @@ def comparison_table(name: str, title: str, note: str, comparisons: Sequence[Com
     return Table(name, title, note, columns, rows, {"p": 4, "p (Holm)": 4})
 
 
-def ordered_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def ordered_comparisons(comparisons: Sequence[Comparison], results: Sequence[Result]) -> list[Comparison]:
+    """By setting, then as the rows are."""
+    labels = in_order((result.label, result.row) for result in results)
+    place = {label: number for number, label in enumerate(labels)}
     return sorted(
-        comparisons, key=lambda c: (setting_order(c.setting), method_order(c.baseline), method_order(c.method))
+        comparisons, key=lambda c: (setting_order(c.setting), place.get(c.baseline, -1), place.get(c.method, -1))
     )
 
 
 def forgetting_tables(subset: str, comparisons: Sequence[Comparison]) -> list[Table]:
     """The tasks where a meta-trained method is below the raw LM: how many, and which."""
-    against = [c for c in comparisons if c.baseline.removeprefix("Channel ") == "Raw LM"]
+    against = [c for c in comparisons if c.with_raw]
     counts: list[Sequence[Cell]] = []
     losses: list[Sequence[Cell]] = []
     for c in against:
@@ -297,9 +300,9 @@ def task_table(setting: str, results: Sequence[Result]) -> Table:
     rows: list[Sequence[Cell]] = []
     for name in sorted(names):
         entries = [result.tasks().get(name) for result in here]
-        scores = [100 * float(entry["average"]) if entry else None for entry in entries]
+        scores = [100 * entry.average if entry else None for entry in entries]
         rows.append((name, *scores, "yes" if name in marked else ""))
-    columns = ("task", *(result.method for result in here), "unseen domain")
+    columns = ("task", *(result.label for result in here), "unseen domain")
     note = "Average over demonstration seeds, in percent."
     return Table(f"tasks-{setting}", f"Tasks of {setting}", note, columns, rows, long=True).without_empty_columns()
 
@@ -331,39 +334,46 @@ def seeds_table(subset: str, spreads: Sequence[SeedSpread]) -> Table:
     return Table(f"seeds-{subset}", title, note, columns, rows).without_empty_columns()
 
 
-Families = Mapping[tuple[str, str, str], Sequence[tuple[int, Row]]]
+Families = Mapping[tuple[Row, str, str], Sequence[tuple[int, Score]]]
 
 
-def exploration(rows: Sequence[Row]) -> Families:
-    """The rows MAML-2k-n with several n: (family, setting, subset) -> n and row."""
-    families: dict[tuple[str, str, str], list[tuple[int, Row]]] = {}
-    for row in rows:
-        if match := COPIES.fullmatch(row.method):
-            families.setdefault((match[1], row.setting, row.subset), []).append((int(match[2]), row))
+def exploration(scores: Sequence[Score]) -> Families:
+    """Rows that differ in the number of copies n alone: (the row without n, setting, subset) -> n and score."""
+    families: dict[tuple[Row, str, str], list[tuple[int, Score]]] = {}
+    for score in scores:
+        if score.row and (how := score.row.training) and how.copies is not None:
+            alike = replace(how, copies=None, updates=0, recipe_hash="")
+            family = replace(score.row, label="", training=alike)
+            families.setdefault((family, score.setting, score.subset), []).append((how.copies, score))
     return {key: sorted(members, key=lambda m: m[0]) for key, members in families.items() if len(members) > 1}
+
+
+def family_name(members: Sequence[tuple[int, Score]]) -> str:
+    """The labels of its rows."""
+    return ", ".join(score.label for _, score in members)
 
 
 def exploration_table(families: Families) -> Table:
     numbers = sorted({copies for members in families.values() for copies, _ in members})
     cells: list[Sequence[Cell]] = []
-    for (family, setting, subset), members in families.items():
-        rows = dict(members)
-        averages = [rows[n].average if n in rows else None for n in numbers]
-        worst = [rows[n].worst if n in rows else None for n in numbers]
-        cells.append((f"{family}-n", setting, subset, *averages, *worst))
+    for (_, setting, subset), members in families.items():
+        scores = dict(members)
+        averages = [scores[n].average if n in scores else None for n in numbers]
+        worst = [scores[n].worst if n in scores else None for n in numbers]
+        cells.append((family_name(members), setting, subset, *averages, *worst))
     figures = [f"{words}, n = {n}" for words in ("average", "worst") for n in numbers]
-    columns = ("family", "setting", "subset", *figures)
+    columns = ("rows", "setting", "subset", *figures)
     return Table("exploration", "Numbers of copies", "Score in percent by the number n of copies.", columns, cells)
 
 
 def adaptation_scores_table(results: Sequence[Result]) -> Table:
     """Average and worst of every adapted model, before and after."""
     rows = [
-        (after.method, after.setting, after.subset, before.average, after.average, before.worst, after.worst)
+        (after.label, after.setting, after.subset, before.average, after.average, before.worst, after.worst)
         for subset, scored in subsets_of(results).items()
         for result in scored
-        if result.adaptation
-        for before, after in zip(result.before, result.rows, strict=True)
+        if result.row.adaptation
+        for before, after in zip(result.summaries_before, result.summaries, strict=True)
         if after.subset == subset
     ]
     columns = ("method", "setting", "subset", "average before", "average after", "worst before", "worst after")
@@ -374,13 +384,13 @@ def adaptation_scores_table(results: Sequence[Result]) -> Table:
 def adaptation_tasks_table(comparisons: Sequence[Comparison], results: Sequence[Result]) -> Table:
     """Per task the average before and after adaptation."""
     rows: list[Sequence[Cell]] = []
-    by_name = {(r.method, r.setting): r for r in results}
+    by_name = {(r.label, r.setting): r for r in results}
     for c in comparisons:
         result = by_name[c.method, c.setting]
         for task, change in c.differences.items():
             entry = result.tasks()[task]
-            before, after = (100 * float(e["average"]) for e in (entry["before"], entry))
-            rows.append((task, c.method, c.setting, before, after, change))
+            before = 100 * entry.before.average if entry.before else None
+            rows.append((task, c.method, c.setting, before, 100 * entry.average, change))
     columns = ("task", "method", "setting", "before", "after", "difference")
     note = "Average over seeds, in percent."
     return Table("adaptation-tasks", "Adaptation by task", note, columns, rows, long=True)

@@ -19,7 +19,7 @@ from ..tasks.collection import Collection, Example, Setting, load_collection
 from ..tasks.limited import limited
 from .checkpoint import RunDirectory
 from .model_card import provenance_files
-from .record import RunRecord, data_hash
+from .record import Measurement, data_hash
 
 
 def train(config: Method, resume: bool = False) -> Path:
@@ -43,8 +43,8 @@ def train(config: Method, resume: bool = False) -> Path:
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
     keep_freed_memory()
-    record = RunRecord(config, training_data_hash(config, collection), device, run.record)
-    if record.earlier.get("manifest_hash", record.manifest_hash) != record.manifest_hash:
+    record = Measurement(config, training_data_hash(config, collection), device, run.record)
+    if record.earlier is not None and record.earlier.manifest_hash != record.manifest_hash:
         raise ValueError(f"{run.record}: the training data has changed since the run began; choose another --output")
     model = trainable_model(config, device)
     learner = config.learner(model, training_batches(config, collection, model.tokenizer))
@@ -75,10 +75,9 @@ def train(config: Method, resume: bool = False) -> Path:
             if stop.requested and seen < updates * group:
                 raise KeyboardInterrupt(f"stopped after {seen} batches; add --resume to the command to continue")
 
-    hashes = {"config_hash": record.config_hash, "manifest_hash": record.manifest_hash}
     trained = sum(parameter.numel() for parameter in model.parameters.values())
     record.write()
-    learner.save(run.model, provenance_files(config, collection, setting, trained, hashes))
+    learner.save(run.model, provenance_files(config, collection, setting, trained, record.now()))
     run.finish()
     return run.model
 

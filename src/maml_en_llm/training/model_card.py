@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ..methods.method import Method
-from ..tasks.collection import Collection, Setting, read_json_object
+from ..results import PROVENANCE, Provenance, RunRecord, Training, digest, read_provenance, to_json
+from ..tasks.collection import Collection, Setting
 
-PROVENANCE = "maml_en_llm.json"
 LIBRARIES = ("maml-en-llm", "torch", "transformers", "peft", "numpy")
 
 
 def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
-
-
-def read_provenance(model: str | Path) -> dict[str, Any]:
-    """What `train` wrote of how a model folder was made; empty for any other model."""
-    path = Path(model) / PROVENANCE
-    return read_json_object(path) if path.is_file() else {}
 
 
 def trained_part(config: Method) -> str:
@@ -37,23 +29,38 @@ def trained_part(config: Method) -> str:
 
 
 def provenance_files(
-    config: Method, collection: Collection, setting: Setting, trained: int, hashes: Mapping[str, str]
+    config: Method, collection: Collection, setting: Setting, trained: int, run: RunRecord
 ) -> dict[str, str]:
     """README.md (the model card) and PROVENANCE, as name -> text; `trained`: how many numbers learned."""
-    plain = {"method": config.name} | {k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()}
-    label = config.label()
-    record = {
-        "label": label,
-        "config": plain,
-        "trained": trained_part(config),
-        "trained_parameters": trained,
-        "updates": config.batches // config.batches_per_update,
-        "training_tasks": list(setting.train),
-        "training_tasks_named": setting.named["train"],
-        "started_from": read_provenance(config.model) or config.model,
-        "versions": versions(),
-        **hashes,
-    }
+    unread = config.unread()
+    read = {k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items() if k not in unread}
+    plain: dict[str, Any] = {"method": config.name} | read
+    label, different = config.label(), {"seed", *config.FREE}
+    training = Training(
+        method=config.name,
+        baseline=None if config.baseline == config.name else config.baseline,
+        copies=plain.get("copies"),
+        inner_steps=plain.get("inner_steps"),
+        order=plain.get("order"),
+        trainable=config.trainable,
+        seed=config.seed,
+        batches=config.batches,
+        updates=config.batches // config.batches_per_update,
+        data_amount=config.data_amount,
+        recipe_hash=digest({k: v for k, v in plain.items() if k not in different}),
+    )
+    record = Provenance(
+        label=label,
+        training=None if config.is_raw else training,
+        config=plain,
+        trained=trained_part(config),
+        trained_parameters=trained,
+        training_tasks=setting.train,
+        training_tasks_named=setting.named["train"],
+        started_from=read_provenance(config.model) or config.model,
+        versions=versions(),
+        run=run,
+    )
     rows = "\n".join(f"| {key} | {value} |" for key, value in plain.items() if key != "output")
     library = "\n".join(f"| {name} | {number} |" for name, number in versions().items())
     card = f"""---
@@ -86,4 +93,4 @@ training tasks: {", ".join(setting.train)}.
 |---|---|
 {library}
 """
-    return {"README.md": card, PROVENANCE: json.dumps(record, indent=1, ensure_ascii=False)}
+    return {"README.md": card, PROVENANCE: to_json(record)}

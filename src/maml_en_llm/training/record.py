@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
-import json
 import platform
 import resource
 import subprocess
@@ -25,14 +23,8 @@ from typing import Any
 import torch
 
 from ..files import content_hash, write_text
-from ..tasks.collection import SPLITS, Collection, read_json_object
-from .model_card import read_provenance
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a value's JSON."""
-    text = json.dumps(value, sort_keys=True, default=lambda other: str(other))
-    return hashlib.sha256(text.encode()).hexdigest()
+from ..results import RunRecord, digest, read_provenance, read_run, to_json
+from ..tasks.collection import SPLITS, Collection
 
 
 def config_hash(config: Any, model: str | None = None) -> str:
@@ -47,8 +39,8 @@ def model_identity(model: str) -> str:
     if not folder.is_dir():
         return model
     provenance = read_provenance(model)
-    if "config_hash" in provenance:
-        return trained_identity(provenance["config_hash"], provenance["manifest_hash"])
+    if provenance is not None:
+        return trained_identity(provenance.run.config_hash, provenance.run.manifest_hash)
     return digest([(path.name, content_hash(path)) for path in sorted(folder.iterdir()) if path.is_file()])
 
 
@@ -111,26 +103,27 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-class RunRecord:
-    """Measures a command from its construction on; with a `path`, goes on from the record that stands there."""
+class Measurement:
+    """Measures a command from its construction on; with a `path`, goes on from the record that is there."""
 
     def __init__(self, config: Any, data: str, device: torch.device, path: Path | None = None) -> None:
         forget_peak(device)
         self.started = time.monotonic()
         self.config_hash, self.manifest_hash = config_hash(config), data
         self.device, self.path = device, path
-        self.earlier = read_json_object(path) if path is not None and path.is_file() else {}
+        self.earlier = read_run(path) if path is not None and path.is_file() else None
 
-    def now(self) -> dict[str, Any]:
-        return {
-            "config_hash": self.config_hash,
-            "manifest_hash": self.manifest_hash,
-            "code_version": code_version(),
-            "hardware": hardware(self.device),
-            "wall_seconds": round(self.earlier.get("wall_seconds", 0.0) + time.monotonic() - self.started, 3),
-            "peak_memory_bytes": max(self.earlier.get("peak_memory_bytes", 0), peak_memory(self.device)),
-        }
+    def now(self) -> RunRecord:
+        seconds, peak = (self.earlier.wall_seconds, self.earlier.peak_memory_bytes) if self.earlier else (0.0, 0)
+        return RunRecord(
+            config_hash=self.config_hash,
+            manifest_hash=self.manifest_hash,
+            code_version=code_version(),
+            hardware=hardware(self.device),
+            wall_seconds=round(seconds + time.monotonic() - self.started, 3),
+            peak_memory_bytes=max(peak, peak_memory(self.device)),
+        )
 
     def write(self) -> None:
         assert self.path is not None
-        write_text(self.path, json.dumps(self.now(), indent=1))
+        write_text(self.path, to_json(self.now()))

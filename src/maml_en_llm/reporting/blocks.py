@@ -1,4 +1,4 @@
-"""What a section of the page is made of: blocks of the kinds that report.html knows."""
+"""A section of the page is a list of blocks, of the kinds that report.html knows."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Section:
     blocks: list[dict[str, Any]] = field(default_factory=list)
     folded: bool = False
     """Whether it is a part that can be opened and closed, in another section."""
+    tables: list[Table] = field(default_factory=list)
+    """Those shown in it and in its parts: they are written as files, too."""
 
     def parts(self, titles: Iterable[str], first_open: bool = True) -> Iterator[tuple[str, Section]]:
         """For each of the titles, once, a part that can be opened and closed; for a single one the section itself."""
@@ -30,7 +32,7 @@ class Section:
             if len(different) == 1:
                 yield title, self
                 return
-            part = Section("", title, folded=True)
+            part = Section("", title, folded=True, tables=self.tables)
             self.blocks.append({"kind": "part", "part": part, "open": first_open and number == 0})
             yield title, part
 
@@ -52,6 +54,7 @@ class Section:
 
         style: CSS of a cell by row and column; extra: columns of SVG behind the others; charts: above it, by setting.
         """
+        self.tables.append(table)
         columns = [{"name": name, "numeric": table.numeric(i)} for i, name in enumerate(table.columns)]
         lines = [
             [

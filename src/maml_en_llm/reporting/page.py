@@ -1,4 +1,4 @@
-"""The page: its sections in their order, and their way into HTML. How they look is in report.html beside this file."""
+"""The page: its sections in their order, rendered by report.html."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from . import sections, tables
+from .blocks import Section
 from .browser import Predictions
 from .reading import Inputs, subsets_of
-from .section import Section
 from .statistics import against_baselines, comparisons, pooled_comparisons
 from .tables import Table
 
@@ -25,25 +25,26 @@ class Page:
 
 def build(inputs: Inputs) -> Page:
     """Everything that the report shows; files found broken on the way are added to `inputs.not_read`."""
-    inputs.results.sort(key=lambda r: (tables.setting_order(r.setting), tables.method_order(r.method)))
-    written: list[Table] = []
+    inputs.results.sort(key=lambda r: (tables.setting_order(r.setting), tables.row_order(r.row)))
     predictions = Predictions(inputs)
     browser = predictions.data()
     subsets = subsets_of(inputs.results).items()
     pairs = {subset: list(against_baselines(scored, subset)) for subset, scored in subsets}
-    compared = {subset: tables.ordered_comparisons(comparisons(some)) for subset, some in pairs.items()}
-    pooled = {subset: tables.ordered_comparisons(pooled_comparisons(some)) for subset, some in pairs.items()}
+    compared, pooled = (
+        {subset: tables.ordered_comparisons(made(some), inputs.results) for subset, some in pairs.items()}
+        for made in (comparisons, pooled_comparisons)
+    )
     found = [
-        sections.summary_section(inputs, written),
-        sections.comparisons_section(pooled, compared, written),
-        sections.forgetting_section(compared, written),
-        sections.tasks_section(inputs, written),
-        sections.seeds_section(inputs, written),
+        sections.summary_section(inputs),
+        sections.comparisons_section(pooled, compared),
+        sections.forgetting_section(compared),
+        sections.tasks_section(inputs),
+        sections.seeds_section(inputs),
         sections.learning_section(inputs),
-        sections.exploration_section(inputs, written),
-        sections.adaptation_section(inputs, written),
-        sections.cost_section(inputs, written),
-        sections.data_section(inputs, predictions, written),
+        sections.exploration_section(inputs),
+        sections.adaptation_section(inputs),
+        sections.cost_section(inputs),
+        sections.data_section(inputs, predictions),
         sections.browser_section(browser),
         sections.provenance_section(inputs),
         sections.not_read_section(inputs),
@@ -54,7 +55,8 @@ def build(inputs: Inputs) -> Page:
         (len(inputs.published), "published number"),
     )
     facts = ", ".join(f"{count} {words}{'' if count == 1 else 's'}" for count, words in counts if count)
-    return Page([section for section in found if section.blocks], written, browser, facts)
+    shown = [section for section in found if section.blocks]
+    return Page(shown, [table for section in shown for table in section.tables], browser, facts)
 
 
 def render(page: Page) -> str:
