@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,22 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
-from maml_en_llm.prediction import heads
-from maml_en_llm.prediction.set_transformer import SetTransformer, SetTransformerHead
+from maml_en_llm.prediction.heads import head_names, head_type
+from maml_en_llm.prediction.heads.distilled_logistic import DistilledLogistic
+from maml_en_llm.prediction.heads.head import UNSEEN, centred
+from maml_en_llm.prediction.heads.logistic import Logistic
+from maml_en_llm.prediction.heads.majority import Majority
+from maml_en_llm.prediction.heads.nearest import Nearest
+from maml_en_llm.prediction.heads.prototype import Prototype
+from maml_en_llm.prediction.heads.set_transformer import Network, SetTransformer
+from maml_en_llm.prediction.heads.tfidf_logistic import TfidfLogistic
+from maml_en_llm.prediction.heads.tfidf_nearest import TfidfNearest
+from maml_en_llm.prediction.heads.uniform import Uniform
 
-VECTOR_HEADS = [heads.Logistic(), heads.Nearest(), heads.Prototype(), heads.DistilledLogistic()]
-TEXT_HEADS = [heads.Uniform(), heads.Majority(), heads.TfidfLogistic(), heads.TfidfNearest()]
-SET_TRANSFORMER = SetTransformerHead(SetTransformer(5, classes=4, hidden=16).eval())
-ALL = [*VECTOR_HEADS, *TEXT_HEADS, SET_TRANSFORMER]
+ALL = [
+    SetTransformer(Network(5, classes=4, hidden=16).eval()) if kind is SetTransformer else kind()
+    for kind in map(head_type, head_names())
+]
 
 
 def data(classes: int, seed: int = 0, support: int = 24, width: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -45,14 +53,14 @@ def scores(head: Any, support: np.ndarray, labels: np.ndarray, queries: np.ndarr
 def test_logistic_is_scikit_learns(classes: int) -> None:
     support, labels, queries = data(classes)
     expected = LogisticRegression(C=3.0, max_iter=1000).fit(support, labels).predict_log_proba(queries)
-    np.testing.assert_allclose(heads.Logistic(C=3.0).scores(support, labels, queries, classes), -expected, atol=1e-5)
+    np.testing.assert_allclose(Logistic(C=3.0).scores(support, labels, queries, classes), -expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_nothing_is_distilled_at_an_infinite_temperature(classes: int) -> None:
     support, labels, queries = data(classes)
-    plain = heads.Logistic(C=1.0).scores(support, labels, queries, classes)
-    distilled = heads.DistilledLogistic(C=1.0, temperature=np.inf, generations=2)
+    plain = Logistic(C=1.0).scores(support, labels, queries, classes)
+    distilled = DistilledLogistic(C=1.0, temperature=np.inf, generations=2)
     np.testing.assert_allclose(distilled.scores(support, labels, queries, classes), plain, atol=2e-2)
 
 
@@ -73,19 +81,19 @@ def test_a_distilled_head_minimizes_its_formula() -> None:
 
     teacher = log_softmax(x @ fit(None) / 2, axis=1)
     expected = -log_softmax(np.hstack([queries, np.ones((40, 1))]) @ fit(teacher), axis=1)
-    found = heads.DistilledLogistic(C=1.5, temperature=2.0).scores(support, labels, queries, 3)
+    found = DistilledLogistic(C=1.5, temperature=2.0).scores(support, labels, queries, 3)
     np.testing.assert_allclose(found, expected, atol=2e-2)
 
 
 def test_nearest_predicts_as_one_neighbour_does() -> None:
     support, labels, queries = data(3)
     expected = KNeighborsClassifier(1, metric="cosine").fit(support, labels).predict(queries)
-    np.testing.assert_array_equal(heads.Nearest().scores(support, labels, queries, 3).argmin(axis=1), expected)
+    np.testing.assert_array_equal(Nearest().scores(support, labels, queries, 3).argmin(axis=1), expected)
 
 
 def test_prototype_predicts_as_the_nearest_centroid_does_and_is_a_softmax_of_distances() -> None:
     support, labels, queries = data(3)
-    found = heads.Prototype().scores(support, labels, queries, 3)
+    found = Prototype().scores(support, labels, queries, 3)
     np.testing.assert_array_equal(found.argmin(axis=1), NearestCentroid().fit(support, labels).predict(queries))
     squares = [
         [((query - support[labels == label].mean(axis=0)) ** 2).sum() for label in range(3)] for query in queries
@@ -96,12 +104,12 @@ def test_prototype_predicts_as_the_nearest_centroid_does_and_is_a_softmax_of_dis
 def test_majority_is_scikit_learns_prior() -> None:
     support, labels, queries = data(3, support=10)
     expected = DummyClassifier(strategy="prior").fit(support, labels).predict_proba(queries)
-    np.testing.assert_allclose(np.exp(-scores(heads.Majority(), support, labels, queries, 3)), expected)
+    np.testing.assert_allclose(np.exp(-scores(Majority(), support, labels, queries, 3)), expected)
 
 
 def test_words_tell_texts_apart() -> None:
     support = ["a good film", "good and kind", "a bad film", "bad and cruel"]
-    for head in (heads.TfidfLogistic(), heads.TfidfNearest()):
+    for head in (TfidfLogistic(), TfidfNearest()):
         found = head.scores(support, np.array([0, 0, 1, 1]), ["good", "bad", "unknown"], 2)
         assert found[0, 0] < found[0, 1]
         assert found[1, 1] < found[1, 0]
@@ -131,25 +139,26 @@ def test_scores_are_negative_log_probabilities_whatever_the_order(
 def test_a_class_without_an_example_comes_last(head: Any) -> None:
     support, labels, queries = data(2)
     found = scores(head, support, 2 * labels, queries, 4)
-    if not isinstance(head, heads.Uniform):
-        assert (found[:, [1, 3]] == heads.UNSEEN).all()
-        assert (found[:, [0, 2]] < heads.UNSEEN).all()
+    if not isinstance(head, Uniform):
+        assert (found[:, [1, 3]] == UNSEEN).all()
+        assert (found[:, [0, 2]] < UNSEEN).all()
     only = scores(head, support, 0 * labels, queries, 2)
     assert (only.argmin(axis=1) == 0).all()
 
 
 def test_texts_without_words_are_no_error() -> None:
-    for head in TEXT_HEADS:
+    for head in (head for head in ALL if head.reads == "texts"):
         assert np.isfinite(head.scores(["", ""], np.array([0, 1]), ["", "a"], 2)).all()
 
 
 def test_the_centre_of_the_examples_and_their_lengths_do_not_matter_once_centred() -> None:
     support, _, queries = data(2)
-    plain = heads.centred(support, queries)
-    moved = heads.centred(3 * support + 7, 3 * queries + 7)
+    plain = centred(support, queries)
+    moved = centred(3 * support + 7, 3 * queries + 7)
     np.testing.assert_allclose(np.vstack(plain), np.vstack(moved), atol=1e-5)
 
 
-def test_heads_are_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        heads.Logistic().C = 2.0  # type: ignore[misc]
+def test_a_head_is_known_by_the_name_of_its_file() -> None:
+    assert isinstance(head_type("tfidf-logistic")(), TfidfLogistic)
+    with pytest.raises(ValueError, match=r"learner is 'logistics'; it must be one of in-context, .*logistic"):
+        head_type("logistics")

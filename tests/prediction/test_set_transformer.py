@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from maml_en_llm.prediction import heads
-from maml_en_llm.prediction.set_transformer import (
-    SetTransformer,
-    SetTransformerHead,
-    equiangular,
-    train_set_transformer,
-)
+from maml_en_llm.prediction.heads.head import centred
+from maml_en_llm.prediction.heads.set_transformer import Network, SetTransformer, equiangular, train_set_transformer
 
 
 @pytest.mark.parametrize("classes", [2, 3, 8, 50])
@@ -38,8 +33,8 @@ def test_it_learns_to_classify_classes_that_it_has_not_seen() -> None:
     right = []
     for seed in range(100, 110):
         vectors, labels = clusters(seed)
-        support, queries = heads.centred(vectors[:12], vectors[12:])
-        scores = SetTransformerHead(network).scores(support, labels[:12], queries, 3)
+        support, queries = centred(vectors[:12], vectors[12:])
+        scores = SetTransformer(network).scores(support, labels[:12], queries, 3)
         right.append(np.mean(scores.argmin(axis=1) == labels[12:]))
     assert np.mean(right) > 0.8
 
@@ -53,7 +48,7 @@ def test_the_same_seed_gives_the_same_network() -> None:
 def test_more_classes_than_codes_is_an_error() -> None:
     vectors, labels = clusters(1)
     with pytest.raises(ValueError, match="3 classes but the set transformer was trained with 2 codes"):
-        SetTransformerHead(SetTransformer(6, classes=2)).scores(vectors, labels, vectors, 3)
+        SetTransformer(Network(6, classes=2)).scores(vectors, labels, vectors, 3)
     with pytest.raises(ValueError, match="the training task a has more than 2 classes"):
         train_set_transformer({"a": (vectors, labels)}, examples=4, classes=2)
     with pytest.raises(ValueError, match="no training task has 120 examples"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,24 +12,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import WORDS
-from maml_en_llm.prompts.choosing import choose, clusters, most_similar, needs_vectors
+from maml_en_llm.prompts.choosing import k_means, most_similar, needs_vectors, selection
 from maml_en_llm.prompts.demonstrations import fixed_demonstrations
 from maml_en_llm.tasks.collection import Example
+from maml_en_llm.tasks.seeds import random_generator
 
 CHOOSERS = ["balanced", "bm25", "nearest", "diverse"]
 texts = st.lists(st.sampled_from(WORDS[:6]), max_size=3).map(" ".join)
 
 
-def vectors_of(inputs: list[str]) -> np.ndarray:
+def vectors_of(inputs: Sequence[str]) -> np.ndarray:
     """A vector for each text, equal for equal ones."""
     counts = [[text.split().count(word) for word in WORDS] for text in inputs]
     return np.array(counts, dtype=np.float32).reshape(len(inputs), len(WORDS))
 
 
-def chosen(chooser: Any, inputs: list[str], queries: list[str], count: int, **options: Any) -> list[list[int]]:
-    outputs = options.pop("outputs", ["yes" if len(text) % 2 else "no" for text in inputs])
-    vectors = {"vectors": vectors_of(inputs), "query_vectors": vectors_of(queries)}
-    return choose(chooser, inputs, outputs, queries, count, "task", 100, **(vectors | options))
+def chosen(
+    choice: Any,
+    inputs: Sequence[str],
+    queries: Sequence[str],
+    count: int,
+    outputs: Sequence[str] | None = None,
+    vectors: Any = vectors_of,
+    groups: int = 0,
+    excluded: Sequence[int] = (),
+    seed: int = 100,
+) -> list[list[int]]:
+    outputs = outputs or ["yes" if len(text) % 2 else "no" for text in inputs]
+    bank = [Example(text, output) for text, output in zip(inputs, outputs, strict=True)]
+    asked = [Example(text, "") for text in queries]
+    generator = random_generator("demonstrations", "task", seed)
+    return selection(choice, vectors, groups)(bank, asked, count, generator, excluded)
 
 
 @given(
@@ -41,14 +55,18 @@ def chosen(chooser: Any, inputs: list[str], queries: list[str], count: int, **op
 def test_no_query_meets_itself_or_its_twin(
     chooser: Any, inputs: list[str], queries: list[str], count: int, groups: int
 ) -> None:
-    found = chosen(chooser, inputs, queries, count, groups=groups)
-    assert found == chosen(chooser, inputs, queries, count, groups=groups)
+    groups = groups if chooser in ("bm25", "nearest") else 0
+    excluded = range(len(inputs) // 3)
+    found = chosen(chooser, inputs, queries, count, groups=groups, excluded=excluded)
+    assert found == chosen(chooser, inputs, queries, count, groups=groups, excluded=excluded)
     assert len(found) == len(queries)
     for query, indices in zip(queries, found, strict=True):
-        assert query not in [inputs[index] for index in indices]
+        sharing = [text for text, others in zip(queries, found, strict=True) if others == indices] if groups else []
+        assert not {query, *sharing} & {inputs[index] for index in indices}
         assert len(set(indices)) == len(indices)
-        others = len([text for text in inputs if text != query])
-        assert len(indices) == min(count, others) or (groups and chooser in ("bm25", "nearest"))
+        assert not set(indices) & set(excluded)
+        left = [text for text in inputs[len(excluded) :] if text not in (queries if groups else [query])]
+        assert min(count, len(left)) <= len(indices) <= count
 
 
 @given(st.lists(texts, min_size=1, max_size=20), st.lists(texts, min_size=1, max_size=5), st.integers(1, 6))
@@ -87,7 +105,7 @@ def test_bm25_is_its_formula() -> None:
 def test_random_is_the_draw_of_the_protocol(seed: int) -> None:
     inputs = [str(number) for number in range(40)]
     drawn = fixed_demonstrations([Example(text, "y") for text in inputs], 16, "task", seed)
-    found = choose("random", inputs, ["y"] * 40, ["a", "b"], 16, "task", seed)
+    found = chosen("random", inputs, ["a", "b"], 16, seed=seed)
     assert [[inputs[index] for index in indices] for indices in found] == [[e.input for e in drawn]] * 2
 
 
@@ -104,7 +122,7 @@ def test_diverse_shows_one_example_of_each_cluster() -> None:
     generator = np.random.default_rng(3)
     vectors = np.concatenate([10 * np.eye(4)[i] + generator.normal(size=(9, 4)) / 10 for i in range(4)])
     inputs = [str(number) for number in range(36)]
-    found = choose("diverse", inputs, ["y"] * 36, ["a"] * 3, 4, "task", 1, vectors=vectors)
+    found = chosen("diverse", inputs, ["a"] * 3, 4, vectors=lambda texts: vectors[[int(text) for text in texts]])
     assert sorted(index // 9 for index in found[0]) == [0, 1, 2, 3]
     assert found == [found[0]] * 3
 
@@ -137,4 +155,30 @@ def test_equally_similar_examples_are_taken_in_the_order_of_the_bank(values: lis
 
 
 def test_clusters_of_equal_vectors_are_no_more_than_there_are_different_ones() -> None:
-    assert set(clusters(np.ones((5, 3), dtype=np.float32), 3, seed=1)) == {0}
+    assert set(k_means(np.ones((5, 3), dtype=np.float32), 3, seed=1)[0]) == {0}
+
+
+@pytest.mark.parametrize("choice", ["random", "balanced", "diverse"])
+def test_groups_are_refused_where_all_queries_share_their_demonstrations(choice: Any) -> None:
+    with pytest.raises(ValueError, match=f"choose={choice} shows all queries the same demonstrations"):
+        selection(choice, vectors_of, groups=2)
+
+
+def test_what_a_bank_needs_is_computed_once() -> None:
+    calls = []
+
+    def vectors(texts: Sequence[str]) -> np.ndarray:
+        calls.append(len(texts))
+        return vectors_of(texts)
+
+    bank = [Example(word, "y") for word in WORDS]
+    nearest = selection("nearest", vectors)
+    for query in bank[:3]:
+        nearest(bank, [query], 2, random_generator("x"))
+    assert calls == [len(WORDS), 1, 1, 1]
+
+
+def test_labels_that_a_prediction_depends_on() -> None:
+    bank = [Example(word, "y") for word in WORDS]
+    used = {c: selection(c, vectors_of).labels_used(bank, 4) for c in ("random", *CHOOSERS)}  # type: ignore[arg-type]
+    assert used == {"random": 4, "balanced": 4, "diverse": 4, "bm25": len(WORDS), "nearest": len(WORDS)}

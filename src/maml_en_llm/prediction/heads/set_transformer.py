@@ -4,8 +4,7 @@ al., ICLR 2024).  Labels are codes that are all equally far from each other, so 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,9 +13,9 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..progress import track
-from ..tasks.seeds import random_generator
-from .heads import Labels, Queries, Scores, Vectors, centred, spread
+from ...progress import track
+from ...tasks.seeds import random_generator
+from .head import Head, Labels, Queries, Scores, Vectors, centred, spread
 
 QUERIES_PER_FORWARD = 256
 
@@ -29,7 +28,7 @@ def equiangular(classes: int) -> Float[Tensor, "classes classes"]:
     return (classes / (classes - 1)) ** 0.5 * (torch.eye(classes) - 1 / classes)
 
 
-class SetTransformer(nn.Module):
+class Network(nn.Module):
     """Class scores of queries from support vectors and their codes; no position is encoded, so order says nothing."""
 
     def __init__(self, width: int, classes: int = 8, hidden: int = 64, layers: int = 2, heads: int = 4) -> None:
@@ -61,19 +60,23 @@ class SetTransformer(nn.Module):
 
 
 @dataclass(frozen=True)
-class SetTransformerHead:
-    """A trained SetTransformer as a head.
+class SetTransformer(Head):
+    """A trained network as a head.
 
     Codes go to classes in the order of the classes' mean vectors, so that neither the names of labels nor the order of
     examples changes a score.
     """
 
-    reads: ClassVar[Literal["vectors", "texts"]] = "vectors"
-    network: SetTransformer
+    meta_trained = True
+    network: Network | None = None
+
+    def meta_train(self, tasks: Mapping[str, tuple[Vectors, Labels]], examples: int, seed: int) -> SetTransformer:
+        return replace(self, network=train_set_transformer(tasks, examples=examples, seed=seed))
 
     @torch.inference_mode()
     def scores(self, support: Vectors, labels: Labels, queries: Queries, classes: int) -> Scores:
         """As in `heads`; ValueError when the examples have more classes than the network has codes."""
+        assert self.network is not None, "meta_train comes first"
         seen, places = np.unique(labels, return_inverse=True)
         if len(seen) > len(self.network.codes):
             raise ValueError(
@@ -99,7 +102,7 @@ def train_set_transformer(
     episodes: int = 32,
     lr: float = 1e-3,
     seed: int = 100,
-) -> SetTransformer:
+) -> Network:
     """A network trained on episodes: `examples` labelled vectors of a task, drawn at random, and as many others as
     queries, whose classes are predicted; classes get random codes.
 
@@ -116,7 +119,7 @@ def train_set_transformer(
     names: Sequence[str] = sorted(usable)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = SetTransformer(usable[names[0]][0].shape[1], classes)
+        network = Network(usable[names[0]][0].shape[1], classes)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     with track("set transformer", steps, "steps") as progress:
