@@ -82,5 +82,5 @@ def test_other_models_have_layers_too(family: str, tokenizer: Any) -> None:
 
 
 def test_a_layer_that_is_not_there_is_an_error(model_folder: Path, tokenizer: Any) -> None:
-    with pytest.raises(ValueError, match="layer is 3; the model has the layers 0 to 2"):
+    with pytest.raises(ValueError, match="layer is 3; it must be words, middle, last or a number from 0 to 2"):
         Features(load_model(model_folder), tokenizer, 3)

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,11 @@ from torch import Tensor
 
 from ..files import content_hash
 from ..progress import console
+from ..prompts.choosing import Choice, needs_vectors, selection
+from ..prompts.demonstrations import Select
+from ..prompts.token_cache import cache_folder
 from ..tasks.collection import Examples
+from .predictor import LoadedModel
 
 Layer = Literal["words", "middle", "last"] | int
 TEXTS_PER_CHUNK = 4096  # read and tokenized at once
@@ -41,8 +45,8 @@ class Features:
         self, model: Any, tokenizer: Any, layer: Layer = "words", folder: Path | None = None, max_tokens: int = 256
     ) -> None:
         layers = model.config.get_text_config().num_hidden_layers
-        if isinstance(layer, int) and not 0 <= layer <= layers:
-            raise ValueError(f"layer is {layer}; the model has the layers 0 to {layers}")
+        if layer not in ("words", "middle", "last", *range(layers + 1)):
+            raise ValueError(f"layer is {layer}; it must be words, middle, last or a number from 0 to {layers}")
         self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
         self.layer: Layer = {"middle": layers // 2, "last": layers}.get(str(layer), layer)
         backend: Any = getattr(tokenizer, "backend_tokenizer", None)
@@ -121,6 +125,18 @@ class Features:
                 encoded = text.encode("utf-8", "surrogatepass")
                 digest.update(len(encoded).to_bytes(8, "little") + encoded)
         return digest.hexdigest()[:32]
+
+
+def features_of(model: LoadedModel, layer: str | int = "words") -> Features:
+    """Vectors from a loaded model, kept in the user's cache folder; `layer` may be a number as text."""
+    known: Layer = int(layer) if str(layer).isdigit() else cast(Layer, layer)
+    return Features(model.network, model.tokenizer, known, cache_folder())
+
+
+def selection_with(model: LoadedModel, choose: Choice, groups: int = 0, layer: str | int = "words") -> Select:
+    """A way to choose demonstrations that compares texts by vectors from `model`."""
+    vectors = features_of(model, layer).vectors if needs_vectors(choose, groups) else None
+    return selection(choose, vectors, groups)
 
 
 def _runs(ids: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[int]]]:
