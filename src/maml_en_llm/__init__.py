@@ -25,6 +25,7 @@ _HOMES = {
     "evaluate": "evaluation.protocol",
     "adapt": "evaluation.adaptation",
     "reproduce": "experiments.run",
+    "InContextClassifier": "classifier",
     "predict": "evaluation.prediction",
     "report": "reporting.report",
     "quickstart": "starter.quickstart",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..bilevel import AdamW, update_all_, value_and_gradient
@@ -20,6 +21,7 @@ from ..progress import stop_on_signal, track
 from ..prompts.batches import Batch
 from ..prompts.demonstrations import draw_indices
 from ..prompts.layout import EncodedPrompt, PromptFormat
+from ..prompts.style import PromptStyle
 from ..results import Adaptation, Results, TaskScores, write_results
 from ..tasks.collection import Example, Task
 from ..tasks.seeds import random_generator
@@ -92,18 +94,28 @@ def adaptation_prompts(job: Evaluation, config: AdaptConfig, task: Task) -> list
         )
     generator = random_generator("adaptation", task.name, config.adaptation_seed)
     drawn = [pool[index] for index in draw_indices(generator, len(pool), count)]
-    limit = config.adaptation_tokens
-    style, tokenizer = job.style, job.model.tokenizer
+    return prompts_of_each(drawn, job.style, job.model.tokenizer, task.instruction, config.adaptation_tokens, generator)
+
+
+def prompts_of_each(
+    drawn: Sequence[Example],
+    style: PromptStyle,
+    tokenizer: Any,
+    instruction: str | None,
+    limit: int,
+    generator: np.random.Generator,
+) -> list[EncodedPrompt]:
+    """For each example the prompt of at most `limit` tokens that it is learned from, behind others in random order."""
     form = replace(
         style.format, max_tokens=limit, max_tokens_per_example=min(limit, style.format.max_tokens_per_example)
     )
-    head = form.encode_instruction(tokenizer, task.instruction) if style.instructed else []
+    head = form.encode_instruction(tokenizer, instruction) if style.instructed else []
     if head:  # it may take room from the example, which is cut to what is left
         room = max(4, limit - len(head))
         form = replace(form, max_tokens_per_example=min(room, form.max_tokens_per_example))
     prompts = []
-    for target in range(count):
-        others = [drawn[i] for i in generator.permutation(count) if i != target][: style.demonstrations]
+    for target in range(len(drawn)):
+        others = [drawn[i] for i in generator.permutation(len(drawn)) if i != target][: style.demonstrations]
         shown = others_that_fit(form, tokenizer, others, drawn[target], head)
         prompts.append(form.encode_training(tokenizer, shown, drawn[target], head))
     return prompts
