@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ from maml_en_llm.config import EvaluateConfig
 from maml_en_llm.methods import method_type
 from maml_en_llm.methods.method import Method
 from maml_en_llm.prompts.batches import Batch
+from maml_en_llm.results import (
+    Prediction,
+    Provenance,
+    Results,
+    Row,
+    RunRecord,
+    TaskResult,
+    Training,
+    digest,
+    summarize,
+)
+from maml_en_llm.results import write_results as write
 
 WORDS = "ant bee cat dog eel fox gnu hen owl pig rat yak red blue big small glad sad near far".split()
 
@@ -156,36 +169,76 @@ def tiny_language_model(family: str, seed: int = 0, **changes: Any) -> Any:
     return model
 
 
+def a_training(method: str = "metaicl", **changes: Any) -> Training:
+    values: dict[str, Any] = {"trainable": "full", "seed": 100, "batches": 8, "updates": 8, "data_amount": "complete"}
+    if method == "maml-en-llm":
+        values |= {"baseline": "metaicl", "copies": 1, "inner_steps": 1, "order": "second", "updates": 4}
+    return Training(**({"method": method, "recipe_hash": digest([method, changes.get("copies")])} | values | changes))
+
+
+def a_row(label: str = "Raw LM", **changes: Any) -> Row:
+    values: dict[str, Any] = {"model": "base", "direction": "direct", "demonstrations": 4, "labels_used": 4}
+    values |= {"layout": "newlines", "max_tokens": 128, "max_tokens_per_example": 24}
+    return Row(label=label, **(values | changes))
+
+
+def a_run(**changes: Any) -> RunRecord:
+    values: dict[str, Any] = {"config_hash": "c", "manifest_hash": "d", "code_version": "1", "hardware": "1 core"}
+    return RunRecord(**(values | {"wall_seconds": 1.5, "peak_memory_bytes": 1000} | changes))
+
+
+def a_provenance(training: Training | None = None, **changes: Any) -> Provenance:
+    method = training.method if training else "language-model"
+    values: dict[str, Any] = {"label": "a model", "trained": "all parameters", "trained_parameters": 10}
+    values |= {"training_tasks": ("colour",), "training_tasks_named": 1, "started_from": "base", "versions": {}}
+    made: dict[str, Any] = {"config": {"method": method, "model": "base"}, "run": a_run(config_hash=f"of {method}")}
+    return Provenance(training=training, **(values | made | changes))
+
+
+def a_prediction(**changes: Any) -> Prediction:
+    values: dict[str, Any] = {"task": "t", "seed": 100, "index": 0, "output": "a", "predicted": "b"}
+    return Prediction(**(values | {"scores": (1.0, 0.5)} | changes))
+
+
 def write_results(
     path: Path,
     label: str,
     scores: Mapping[str, Sequence[float]],
     *,
-    method: str = "",
+    method: str | None = None,
     setting: str = "small",
     unseen: Sequence[str] = (),
     seeds: Sequence[int] = (100, 13),
+    row: Mapping[str, Any] = {},
+    training: Mapping[str, Any] = {},
+    provenance: Mapping[str, Any] = {},
     **changes: Any,
 ) -> Path:
-    """A results file as `evaluate` writes it. scores: by task, one per seed; method: what trained the model."""
+    """A results file as `evaluate` writes it. scores: by task, one per seed; method: what trained the model; `row`,
+    `training` and `provenance`: other fields of these."""
 
-    def entry(values: Sequence[float]) -> dict[str, Any]:
+    def entry(name: str, values: Sequence[float]) -> TaskResult:
         by_seed = dict(zip(map(str, seeds), values, strict=True))
-        return {"scores": by_seed, "average": sum(values) / len(values), "worst": min(values)}
+        means = {"scores": by_seed, "average": sum(values) / len(values), "worst": min(values)}
+        known: dict[str, Any] = {"kind": "classification", "metric": "macro_f1", "examples": 8}
+        return TaskResult(**means, **known, unseen_domain=name in unseen)  # type: ignore[arg-type]
 
-    common = {"kind": "classification", "metric": "macro_f1", "examples": 8}
-    tasks = {name: common | entry(values) | {"unseen_domain": name in unseen} for name, values in scores.items()}
-    summary = {}
-    for subset, members in (("test", list(tasks)), ("unseen_domain_test", list(unseen))):
-        means: dict[str, float | None] = {"average": None, "worst": None}
-        if members:
-            means = {key: float(np.mean([tasks[name][key] for name in members])) for key in means}
-        counts = {"tasks": len(members), "tasks_named": len(members), "examples": 8 * len(members)}
-        summary[subset] = means | counts
-    model = {"label": label, "config": {"method": method, "output": f"runs/{label}"}} if method else {}
-    config = {"direction": "channel" if label.startswith("Channel ") else "direct", "demonstrations": 4}
-    record = {"format": "maml-en-llm results 1", "label": label, "setting": setting, "seeds": list(seeds)}
-    record |= {"summary": summary, "tasks": tasks, "config": config, "model": model, "seconds": 1.5} | changes
+    tasks = {name: entry(name, values) for name, values in scores.items()}
+    made = None if method is None else a_training(method, **training)
+    content = Results(
+        setting=setting,
+        row=a_row(label, training=made, **row),
+        seeds=tuple(seeds),
+        summary={
+            "test": summarize(list(tasks.values()), len(tasks)),
+            "unseen_domain_test": summarize([tasks[name] for name in unseen if name in tasks], len(unseen)),
+        },
+        tasks=tasks,
+        config={},
+        provenance=None if made is None else a_provenance(made, label=label, **provenance),
+        versions={},
+        run=a_run(),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record), encoding="utf-8")
+    write(path, replace(content, **changes))
     return path

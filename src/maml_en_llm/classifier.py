@@ -31,9 +31,9 @@ from .prompts.choosing import Choice
 from .prompts.demonstrations import AsGiven, Select
 from .prompts.layout import Direction
 from .prompts.style import PromptStyle
+from .results import read_provenance
 from .tasks.collection import Example
 from .tasks.seeds import random_generator
-from .training.model_card import read_provenance
 
 PROTOCOL_SEEDS = (100, 13, 21, 42, 87)
 ROWS_AT_ONCE = 256

@@ -190,8 +190,8 @@ class TaskResult(TaskScores):
 class Summary:
     """Means over the tasks of a subset; None without tasks."""
 
-    average: Fraction | None
-    worst: Fraction | None
+    average: Fraction | None = None
+    worst: Fraction | None = None
     tasks: Count
     tasks_named: Count
     examples: Count
@@ -211,7 +211,7 @@ class Results:
     tasks: dict[str, TaskResult]
     config: dict[str, Any]
     """The resolved configuration of the evaluation."""
-    provenance: Provenance | None
+    provenance: Provenance | None = None
     """Of the model; None for one that `train` did not make."""
     versions: dict[str, str]
     run: RunRecord
@@ -244,6 +244,13 @@ class Prediction:
     """Which order of the seed's demonstrations."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _SeedPredictions:
+    """A line of OUTPUT.unfinished.jsonl: the predictions of one task and seed."""
+
+    rows: Annotated[tuple[Prediction, ...], Field(min_length=1)]
+
+
 T = TypeVar("T")
 
 
@@ -253,7 +260,7 @@ _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 def to_json(value: Any, indent: int | None = 1) -> str:
     """The JSON of one of the classes above; ValueError when a value is not what its type says (NaN, for example)."""
     adapter = _adapter(type(value))
-    text = adapter.dump_json(value, indent=indent, exclude_none=True)
+    text = adapter.dump_json(value, indent=indent)
     from_json(type(value), text, type(value).__name__)
     return text.decode()
 
@@ -268,7 +275,8 @@ def from_json(kind: type[T], text: str | bytes, where: str | Path) -> T:
         if first["type"] == "json_invalid":
             raise ValueError(f"{where}: not valid JSON ({first['ctx']['error']})") from None
         place = ".".join(map(str, first["loc"]))[:200]
-        raise ValueError(f"{where}: {place + ': ' if place else ''}{' '.join(first['msg'].split())}") from None
+        what = " ".join(first["msg"].removeprefix("Value error, ").split())
+        raise ValueError(f"{where}: {place + ': ' if place else ''}{what}") from None
 
 
 def _read(kind: type[T], path: Path, what: str) -> T:
@@ -369,7 +377,7 @@ class PredictionStore:
         if first == head.encode():
             for line in lines[:-1]:  # the last piece is empty, or was cut off
                 try:
-                    rows = from_json(list[Prediction], line, self._partial)
+                    rows = list(from_json(_SeedPredictions, line, self._partial).rows)
                 except ValueError:
                     break
                 self.rows[rows[0].task, rows[0].seed] = rows
@@ -382,7 +390,7 @@ class PredictionStore:
     def add(self, task: str, seed: int, rows: list[Prediction]) -> None:
         self.rows[task, seed] = rows
         with self._partial.open("a", encoding="utf-8") as file:
-            file.write("[" + ",".join(to_json(row, indent=None) for row in rows) + "]\n")
+            file.write(to_json(_SeedPredictions(rows=tuple(rows)), indent=None) + "\n")
 
     def finish(self) -> None:
         """Writes one line per prediction to the final file."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from maml_en_llm.evaluation.adaptation import adapt, adaptation_prompts
 from maml_en_llm.evaluation.protocol import Evaluation, evaluate
 from maml_en_llm.models import load_model
 from maml_en_llm.prediction import in_context
+from maml_en_llm.results import Adaptation, TaskScores, read_results, to_json
 
 
 def adapt_config(collection: Path, model: Path, output: Path, **changes: Any) -> AdaptConfig:
@@ -34,12 +35,14 @@ def test_each_task_is_learned_by_plain_steps_from_the_same_start(
     config = adapt_config(collection_folder, model_folder, tmp_path / "a.json")
     results = adapt(config)
     plain = evaluate(evaluate_config(collection_folder, model_folder, tmp_path / "e.json"))
-    assert results["tasks"].keys() == plain["tasks"].keys()
-    for name, task in results["tasks"].items():
-        assert task["before"] == {k: v for k, v in plain["tasks"][name].items() if k != "unseen_domain"}
-    assert results["adaptation"]["before"] == plain["summary"]
-    given = {key: results["adaptation"][key] for key in ("steps", "lr", "adapted_from")}
-    assert given == {"steps": 6, "lr": 1e-2, "adapted_from": str(model_folder)}
+    assert results.tasks.keys() == plain.tasks.keys()
+    for name, task in results.tasks.items():
+        scores = plain.tasks[name]
+        assert task.before == TaskScores(**{f.name: getattr(scores, f.name) for f in fields(TaskScores)})
+    assert results.before == plain.summary
+    assert results.row.adaptation == Adaptation(examples=6, steps=6, lr=1e-2)
+    assert (results.row.labels_used, results.row.model) == (4 + 6, str(model_folder))
+    assert to_json(read_results(tmp_path / "a.json")) == to_json(results)
     assert predictions(tmp_path / "a.before.predictions.jsonl") == predictions(tmp_path / "e.predictions.jsonl")
 
     job = Evaluation(config)
@@ -57,13 +60,13 @@ def test_each_task_is_learned_by_plain_steps_from_the_same_start(
         job.model.scorer.model.load_state_dict(model.state_dict())
         expected = {seed: rows for seed, rows in job.predict(task, set()) if rows is not None}
         for row in (row for row in after if row["task"] == task.name):
-            assert row["scores"] == pytest.approx(expected[row["seed"]][row["index"]]["scores"], abs=1e-4)
+            assert row["scores"] == pytest.approx(expected[row["seed"]][row["index"]].scores, abs=1e-4)
     assert [row["scores"] for row in after] != [row["scores"] for row in predictions(tmp_path / "e.predictions.jsonl")]
 
 
 def test_a_learning_rate_of_zero_changes_nothing(collection_folder: Path, model_folder: Path, tmp_path: Path) -> None:
     results = adapt(adapt_config(collection_folder, model_folder, tmp_path / "a.json", lr=0.0))
-    assert results["summary"] == results["adaptation"]["before"]
+    assert results.summary == results.before
     assert predictions(tmp_path / "a.predictions.jsonl") == predictions(tmp_path / "a.before.predictions.jsonl")
 
 
@@ -118,7 +121,7 @@ def test_a_stopped_adaptation_continues_with_the_next_task_seed(
     resumed = adapt(config)
     assert len(scored) == 8
     assert len(learned) == 1  # the second task alone
-    assert (resumed["tasks"], resumed["summary"]) == (whole["tasks"], whole["summary"])
+    assert (resumed.tasks, resumed.summary) == (whole.tasks, whole.summary)
     assert predictions(tmp_path / "cut.predictions.jsonl") == predictions(tmp_path / "whole.predictions.jsonl")
     assert not list(tmp_path.glob("*.unfinished*"))
 
@@ -133,7 +136,7 @@ def test_the_command_prints_before_and_after(
     assert before.startswith("test: ")
     assert after.startswith("unseen_domain_test: ")
     assert path == f"{tmp_path}/a.json"
-    assert json.loads(Path(path).read_text())["label"] == "Raw LM + adaptation"
+    assert json.loads(Path(path).read_text())["row"]["label"] == "Raw LM + adaptation"
     assert main([*words.split(), *small.split(), "--adaptation-examples", "21"]) == 2
     assert "mood has 20 train examples, fewer than the 21 to adapt to" in capsys.readouterr().err
     assert main([*words.split(), *small.split(), "--lr", "-1"]) == 2

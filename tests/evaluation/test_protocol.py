@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from maml_en_llm.models import load_model, load_tokenizer
 from maml_en_llm.prediction import in_context, predictor
 from maml_en_llm.prompts.demonstrations import fixed_demonstrations
 from maml_en_llm.prompts.layout import EncodedPrompt, PromptFormat
+from maml_en_llm.results import read_results, to_json
 from maml_en_llm.tasks.collection import load_collection
 from maml_en_llm.training.loop import train
 
@@ -105,29 +107,34 @@ def test_results_are_the_averages_and_worsts_of_the_predictions(
             by_task.setdefault(task, []).append(
                 score(metric, [row["output"] for row in mine], [row["predicted"] for row in mine])
             )
-        found = results["tasks"][task]
-        assert found["metric"] == metric
-        assert found["examples"] == 8
-        assert found["scores"] == dict(zip(map(str, seeds), by_task[task], strict=True))
-        assert found["average"] == pytest.approx(sum(by_task[task]) / 3)
-        assert found["worst"] == min(by_task[task])
-        assert found["unseen_domain"] == (task == "choice")
-    summary = results["summary"]
+        found = results.tasks[task]
+        assert found.metric == metric
+        assert found.examples == 8
+        assert found.scores == dict(zip(map(str, seeds), by_task[task], strict=True))
+        assert found.average == pytest.approx(sum(by_task[task]) / 3)
+        assert found.worst == min(by_task[task])
+        assert found.unseen_domain == (task == "choice")
+    counts = results.tasks["mood"].confusion
+    assert counts is not None
+    assert results.tasks["choice"].confusion is None
+    pairs = Counter((row["output"], row["predicted"]) for row in rows if row["task"] == "mood")
+    assert {(gold, option): n for gold, by_option in counts.items() for option, n in by_option.items()} == pairs
+    test, unseen = results.summary["test"], results.summary["unseen_domain_test"]
     mood, choice = by_task["mood"], by_task["choice"]
-    assert summary["test"]["average"] == pytest.approx((sum(mood) / 3 + sum(choice) / 3) / 2)
-    assert summary["test"]["worst"] == pytest.approx((min(mood) + min(choice)) / 2)
-    assert (summary["test"]["tasks"], summary["test"]["tasks_named"], summary["test"]["examples"]) == (2, 2, 16)
-    assert summary["unseen_domain_test"]["average"] == pytest.approx(sum(choice) / 3)
-    assert summary["unseen_domain_test"]["worst"] == min(choice)
-    assert json.loads((tmp_path / "r.json").read_text()) == json.loads(json.dumps(results))
+    assert test.average == pytest.approx((sum(mood) / 3 + sum(choice) / 3) / 2)
+    assert test.worst == pytest.approx((min(mood) + min(choice)) / 2)
+    assert (test.tasks, test.tasks_named, test.examples) == (2, 2, 16)
+    assert unseen.average == pytest.approx(sum(choice) / 3)
+    assert unseen.worst == min(choice)
+    assert to_json(read_results(tmp_path / "r.json")) == to_json(results)
 
 
 def test_only_the_unseen_domains(collection_folder: Path, model_folder: Path, tmp_path: Path) -> None:
     results = evaluate(
         evaluate_config(collection_folder, model_folder, tmp_path / "r.json", subset="unseen_domain_test")
     )
-    assert list(results["tasks"]) == ["choice"]
-    assert list(results["summary"]) == ["unseen_domain_test"]
+    assert list(results.tasks) == ["choice"]
+    assert list(results.summary) == ["unseen_domain_test"]
 
 
 def test_only_the_first_examples(collection_folder: Path, model_folder: Path, tmp_path: Path) -> None:
@@ -144,37 +151,37 @@ def test_several_orders_leave_the_scores_of_the_first(
 ) -> None:
     one = evaluate(evaluate_config(collection_folder, model_folder, tmp_path / "one.json"))
     three = evaluate(evaluate_config(collection_folder, model_folder, tmp_path / "three.json", orders=3))
-    assert three["summary"] == one["summary"]
+    assert three.summary == one.summary
     rows = read_predictions(tmp_path / "three.json")
-    first = [row for row in rows if "order" not in row]
+    first = [row for row in rows if not row["order"]]
     assert first == read_predictions(tmp_path / "one.json")
     assert len(rows) == 3 * len(first)
-    for name, task in three["tasks"].items():
-        by_order = task.pop("scores_by_order")
-        assert task == one["tasks"][name]
-        assert {seed: scores[0] for seed, scores in by_order.items()} == task["scores"]
+    for name, task in three.tasks.items():
+        by_order = task.scores_by_order or {}
+        assert replace(task, scores_by_order=None) == one.tasks[name]
+        assert {seed: scores[0] for seed, scores in by_order.items()} == task.scores
         for order in (1, 2):
-            shuffled = [row for row in rows if (row["task"], row["seed"], row.get("order")) == (name, 13, order)]
+            shuffled = [row for row in rows if (row["task"], row["seed"], row["order"]) == (name, 13, order)]
             assert [row["scores"] for row in shuffled] != [
                 row["scores"] for row in first if (row["task"], row["seed"]) == (name, 13)
             ]
             gold, predicted = ([row[key] for row in shuffled] for key in ("output", "predicted"))
-            assert by_order["13"][order] == score(task["metric"], gold, predicted)
+            assert by_order["13"][order] == score(task.metric, gold, predicted)
 
 
 def test_without_demonstrations_there_is_one_order(collection_folder: Path, model_folder: Path, tmp_path: Path) -> None:
     config = evaluate_config(collection_folder, model_folder, tmp_path / "r.json", orders=3, demonstrations=0)
-    assert all("scores_by_order" not in task for task in evaluate(config)["tasks"].values())
+    assert all(task.scores_by_order is None for task in evaluate(config).tasks.values())
 
 
 def test_free_form_tasks_are_left_out_and_named(
     collection_folder: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = evaluate(evaluate_config(collection_folder, model_folder, tmp_path / "r.json", setting="free"))
-    assert list(results["tasks"]) == ["mood"]
-    assert results["summary"]["test"]["tasks"] == 1
-    assert results["summary"]["test"]["tasks_named"] == 2
-    assert results["summary"]["unseen_domain_test"]["average"] is None
+    assert list(results.tasks) == ["mood"]
+    assert results.summary["test"].tasks == 1
+    assert results.summary["test"].tasks_named == 2
+    assert results.summary["unseen_domain_test"].average is None
     assert "left out, because free-form tasks have no options to score: turn" in capsys.readouterr().err
 
 
@@ -225,8 +232,8 @@ def test_a_stopped_evaluation_continues_without_computing_again(
 
     results = evaluate(config)
     assert len(scored) == 4
-    assert results["tasks"] == whole["tasks"]
-    assert results["summary"] == whole["summary"]
+    assert results.tasks == whole.tasks
+    assert results.summary == whole.summary
     assert read_predictions(tmp_path / "cut.json") == read_predictions(tmp_path / "whole.json")
     assert not (tmp_path / "cut.unfinished.jsonl").exists()
 
@@ -269,7 +276,7 @@ def test_labels_of_an_untrained_model(
     changes: dict[str, Any], label: str, collection_folder: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     config = evaluate_config(collection_folder, model_folder, tmp_path / "r.json", max_examples=1, **changes)
-    assert evaluate(config)["label"] == label
+    assert evaluate(config).row.label == label
 
 
 def plain_config(collection: Path, model: Path, output: Path, **changes: Any) -> EvaluateConfig:
@@ -299,13 +306,18 @@ def test_a_trained_model_is_evaluated_as_it_was_trained(
 ) -> None:
     model = train(train_config(collection_folder, model_folder, tmp_path / "run", **trained))
     results = evaluate(plain_config(collection_folder, model, tmp_path / "r.json"))
-    assert results["label"] == label
-    assert results["config"]["demonstrations"] == shown
-    assert results["config"]["direction"] == trained.get("direction", "direct")
-    assert results["config"]["layout"] == trained.get("layout", "newlines")
-    assert (results["config"]["max_tokens"], results["config"]["max_tokens_per_example"]) == (96, 24)
-    assert results["seeds"] == ([100, 13] if shown else [100])
-    assert results["model"]["config"]["method"] == trained["method"]
+    assert results.row.label == label
+    assert (results.row.demonstrations, results.row.labels_used) == (shown, shown)
+    assert results.row.direction == trained.get("direction", "direct")
+    assert results.row.layout == trained.get("layout", "newlines")
+    assert (results.row.max_tokens, results.row.max_tokens_per_example) == (96, 24)
+    assert results.seeds == ((100, 13) if shown else (100,))
+    assert results.row.method == trained["method"]
+    assert results.row.baseline == ("metaicl" if trained["method"] == "maml-en-llm" else None)
+    assert results.row.training is not None
+    assert results.row.training.copies == trained.get("copies")
+    assert results.row.training.updates == 8 // (4 if "copies" in trained else 1)
+    assert results.row.model == str(model_folder)
 
 
 def test_calibration_subtracts_the_score_of_no_input(
@@ -401,7 +413,7 @@ def test_a_model_trained_with_instructions_is_scored_with_them(
     assert json.loads((model / "maml_en_llm.json").read_text())["training_tasks"] == ["colour", "pick"]
     results = evaluate(evaluate_config(collection_folder, model, tmp_path / "r.json"))
     assert "scored without an instruction, because the manifest has none: choice" in capsys.readouterr().err
-    assert (results["label"], results["config"]["instructions"]) == ("MetaICT", True)
+    assert (results.row.label, results.row.instructions) == ("MetaICT", True)
 
 
 def test_validation_scores_held_out_train_examples_behind_others(
@@ -416,7 +428,7 @@ def test_validation_scores_held_out_train_examples_behind_others(
 
     monkeypatch.setattr(in_context.InContext, "scores", scoring)
     config = evaluate_config(collection_folder, model_folder, tmp_path / "v.json", split="validation")
-    assert all(task["examples"] == 4 for task in evaluate(config)["tasks"].values())  # a fifth of 20
+    assert all(task.examples == 4 for task in evaluate(config).tasks.values())  # a fifth of 20
     collection = load_collection(collection_folder)
     for name in ("mood", "choice"):
         held_out = {example.input for example in protocol.scored_examples(config, collection[name])}
@@ -427,4 +439,4 @@ def test_validation_scores_held_out_train_examples_behind_others(
 
 def test_limited_data_scores_a_tenth(collection_folder: Path, model_folder: Path, tmp_path: Path) -> None:
     config = evaluate_config(collection_folder, model_folder, tmp_path / "l.json", data_amount="limited")
-    assert all(task["examples"] == 1 for task in evaluate(config)["tasks"].values())  # of 8
+    assert all(task.examples == 1 for task in evaluate(config).tasks.values())  # of 8

@@ -81,13 +81,13 @@ def test_rows_are_trained_scored_and_reported_once(reproduction: Reproduction) -
     report = reproduction.output / "table2a" / "report" / "report.html"
     assert reproduction.out.splitlines()[-1] == str(report)
     labels = ["Raw LM", "MetaICL", "Channel MAML-2-1"]
-    assert [reproduction.results("table2a", row)["label"] for row in rows] == labels
+    assert [reproduction.results("table2a", row)["row"]["label"] for row in rows] == labels
     assert all(f"| {label} |" in report.with_name("report.md").read_text() for label in labels)
     results = reproduction.results("table2a", "channel-maml-2-1")
     assert results["seeds"] == [100, 13]
     assert results["summary"].keys() == {"unseen_domain_test"}
-    assert results["config"]["direction"] == "channel"
-    assert results["model"]["config"]["lr"] == results["model"]["config"]["inner_lr"] == 1e-3
+    assert results["row"]["direction"] == "channel"
+    assert results["provenance"]["config"]["lr"] == results["provenance"]["config"]["inner_lr"] == 1e-3
     measured = {"config_hash", "manifest_hash", "code_version", "hardware", "wall_seconds", "peak_memory_bytes"}
     assert results["run"].keys() == measured
     trained = json.loads((reproduction.run("table2a", "metaicl") / "run.json").read_text())
@@ -219,8 +219,8 @@ def test_tables_share_trained_models(reproduction: Reproduction) -> None:
     assert reproduction.run("table2a", "maml-2-1").is_dir()
     assert not list(reproduction.output.glob("table[346]*/runs"))
     paper, chosen = (reproduction.results("table4", row) for row in ("metaicl", "metaicl-scaled"))
-    assert (paper["label"], paper["adaptation"]["lr"]) == ("MetaICL + adaptation", 1e-7)
-    assert (chosen["label"], chosen["adaptation"]["lr"]) == ("MetaICL + adaptation, lr 1e-05", 1e-5)
+    assert (paper["row"]["label"], paper["row"]["adaptation"]["lr"]) == ("MetaICL + adaptation", 1e-7)
+    assert (chosen["row"]["label"], chosen["row"]["adaptation"]["lr"]) == ("MetaICL + adaptation, lr 1e-05", 1e-5)
     assert paper["tasks"]["choice"]["before"] == chosen["tasks"]["choice"]["before"]
     with (reproduction.output / "table4" / "report" / "tables" / "adaptation-scores.csv").open() as file:
         before_and_after = {row["method"]: row for row in csv.DictReader(file)}
@@ -238,7 +238,7 @@ def test_a_file_changes_single_rows(reproduction: Reproduction) -> None:
     assert reproduction("table2a", "--rows", "raw-lm", "channel-raw-lm", "metaicl", "maml-2-1") == 0, reproduction.err
     layouts = [reproduction.results("table2a", row)["config"]["layout"] for row in ("raw-lm", "channel-raw-lm")]
     assert layouts == ["newlines", "spaces"]
-    rates = [reproduction.results("table2a", row)["model"]["config"]["lr"] for row in ("metaicl", "maml-2-1")]
+    rates = [reproduction.results("table2a", row)["provenance"]["config"]["lr"] for row in ("metaicl", "maml-2-1")]
     assert rates == [0.002, 0.001]
     assert reproduction("table6", "--rows", "maml-2-1") == 0, reproduction.err  # which has no raw-lm
 

@@ -8,19 +8,32 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from markupsafe import Markup
 
-from builders import evaluate_config, line, make_collection, write_lines, write_results, write_setting
+from builders import (
+    a_prediction,
+    a_run,
+    evaluate_config,
+    line,
+    make_collection,
+    write_lines,
+    write_results,
+    write_setting,
+)
 from maml_en_llm.evaluation.protocol import demonstration_pool, evaluate, scored_examples
 from maml_en_llm.names import mark
 from maml_en_llm.reporting import plots
+from maml_en_llm.reporting.blocks import Section
+from maml_en_llm.reporting.reading import read_result
 from maml_en_llm.reporting.report import report
-from maml_en_llm.reporting.section import Section
 from maml_en_llm.reporting.tables import Table
+from maml_en_llm.results import Adaptation, TaskScores, prediction_line, to_json
+from maml_en_llm.results import write_results as write
 from maml_en_llm.tasks.collection import load_collection
 
 HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
@@ -37,26 +50,31 @@ def inputs(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     write_setting(collection, "traps", ["colour", "size"], ["trap", "mood"], ["mood"])
     results = folder / "results"
     evaluate(evaluate_config(collection, model_folder, results / "raw.json", setting="traps"))
-    evaluate(evaluate_config(collection, model_folder, results / "x.json", setting="traps", label=HOSTILE))
+    evaluate(
+        evaluate_config(collection, model_folder, results / "x.json", setting="traps", label=HOSTILE, layout="spaces")
+    )
     tasks = {"trap": [0.1, 0.2], "mood": [0.3, 0.25]}
     model: dict[str, Any] = {"setting": "traps", "unseen": ["mood"]}
-    hardware = {"wall_seconds": 3.5, "peak_memory_bytes": 2e9, "hardware": "1 core"}
     for copies in (1, 4):
         name = f"MAML-2-{copies}"
-        path = write_results(results / f"{name}.json", name, tasks, method="maml-en-llm", run=hardware, **model)
+        made = a_run(config_hash=name, wall_seconds=3.5)
+        how: dict[str, Any] = {"training": {"copies": copies}, "provenance": {"run": made}}
+        path = write_results(results / f"{name}.json", name, tasks, method="maml-en-llm", **how, **model)
         path.with_suffix(".predictions.jsonl").write_text("")
         run = folder / "runs" / name
         run.mkdir(parents=True)
+        (run / "run.json").write_text(to_json(made))
         (run / "config.yaml").write_text(f"method: maml-en-llm\nsetting: traps\nbatches: 9\noutput: runs/{name}\n")
         write_lines(run / "metrics.jsonl", [{"batches": i, "loss": 2 / i, "support_loss": 3 / i} for i in (1, 2, 3)])
     write_results(results / "metaicl.json", "MetaICL", tasks, method="metaicl", **model)
     after = write_results(results / "after.json", "MAML-2-1", tasks, method="maml-en-llm", **model)
-    record = json.loads(after.read_text())
-    record["label"] = "MAML-2-1 + adaptation"
-    record["adaptation"] = {"steps": 16, "lr": 1e-7, "adapted_from": "some/folder", "before": record["summary"]}
-    for entry in record["tasks"].values():
-        entry["before"] = entry | {"scores": {seed: score - 0.05 for seed, score in entry["scores"].items()}}
-    after.write_text(json.dumps(record))
+    whole = read_result(after).content
+    adapted = {}
+    for name, task in whole.tasks.items():
+        scores = {seed: score - 0.05 for seed, score in task.scores.items()}
+        adapted[name] = replace(task, before=TaskScores(scores=scores, average=task.average, worst=task.worst))
+    row = replace(whole.row, label="MAML-2-1 + adaptation", adaptation=Adaptation(examples=16, steps=16, lr=1e-7))
+    write(after, replace(whole, row=row, tasks=adapted, before=whole.summary))
     (folder / "paper.csv").write_text("method,setting,average,worst\nMetaICL,traps,12.34,5.67\nNo ICL,elsewhere,1,1\n")
     (results / "cut.json").write_text(after.read_text()[:300])
     return folder
@@ -74,13 +92,13 @@ def test_every_section_that_has_something_to_show(page: Path) -> None:
         *("Summary", "Comparisons", "Forgetting", "Tasks", "Demonstration seeds", "Learning curves", "Exploration"),
         *("Adaptation", "Cost against score", "Data", "Single predictions", "Configuration and provenance", "Not read"),
     ]
-    for words in ("12.34", "5.67", "MAML-2-1 + adaptation", "support loss", "cut.json:1: not valid"):
+    for words in ("12.34", "5.67", "MAML-2-1 + adaptation", "support loss", "cut.json: not valid"):
         assert words in text
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", text)  # nothing from elsewhere
 
 
 def test_sections_without_content_are_left_out(tmp_path: Path) -> None:
-    write_results(tmp_path / "a.json", "No ICL", {"t": [0.5]}, seeds=[100])
+    write_results(tmp_path / "a.json", "No ICL", {"t": [0.5]}, seeds=[100], row={"demonstrations": 0})
     text = report([tmp_path / "a.json"], tmp_path / "out").read_text()
     assert re.findall(r"<h2 [^>]*>([^<]*)</h2>", text) == [
         *("Summary", "Tasks", "Cost against score", "Data", "Configuration and provenance", "Not read")
@@ -90,7 +108,7 @@ def test_sections_without_content_are_left_out(tmp_path: Path) -> None:
 
 def test_tasks_that_are_all_of_unseen_domains_are_shown_once(tmp_path: Path) -> None:
     tasks = {"one": [0.1, 0.2], "other": [0.3, 0.4]}
-    for label, method in (("Raw LM", ""), ("MetaICL", "metaicl"), ("MAML-2-1", "maml-en-llm")):
+    for label, method in (("Raw LM", None), ("MetaICL", "metaicl"), ("MAML-2-1", "maml-en-llm")):
         write_results(tmp_path / "in" / f"{label}.json", label, tasks, method=method, unseen=list(tasks))
     (tmp_path / "paper.csv").write_text("method,setting,average,worst\nMetaICL,small,12.34,5.67\n")
     page = report([tmp_path / "in", tmp_path / "paper.csv"], tmp_path / "out")
@@ -139,7 +157,10 @@ def test_the_tables_are_files_too(page: Path) -> None:
         assert (float(row["largest loss"]), row["on"]) == min(own)
     with (folder / "exploration.csv").open() as file:
         (explored, *_) = csv.DictReader(file)
-    assert (explored["family"], float(explored["average, n = 4"])) == ("MAML-2-n", pytest.approx((15 + 27.5) / 2))
+    assert (explored["rows"], float(explored["average, n = 4"])) == (
+        "MAML-2-1, MAML-2-4",
+        pytest.approx((15 + 27.5) / 2),
+    )
     names = {path.stem for path in folder.glob("*.csv")}
     assert names == {path.stem for path in folder.glob("*.tex")} == {path.stem for path in folder.glob("*.md")}
     assert {"summary-test", "seeds-test", "tasks-traps", "exploration", "cost", "data-targets"} <= names
@@ -166,7 +187,7 @@ def test_what_is_not_read_is_said_on_standard_error(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report([inputs], tmp_path)
-    assert f"not read: {inputs / 'results' / 'cut.json'}:1: not valid JSON" in capsys.readouterr().err
+    assert f"not read: {inputs / 'results' / 'cut.json'}: not valid JSON" in capsys.readouterr().err
 
 
 def embedded(page: Path) -> Any:
@@ -184,7 +205,7 @@ def test_the_predictions_are_a_sample_with_texts_from_the_collection(page: Path,
     rows = map(json.loads, (inputs / "results" / "raw.predictions.jsonl").read_text().splitlines())
     expected = next(r for r in rows if (r["task"], r["seed"], r["index"]) == ("trap", 100, 3))
     _, seed, predicted, scores = next(s for s in traps[3]["scored"] if data["methods"][s[0]] == "Raw LM")
-    assert (seed, predicted, scores) == ("100", expected["predicted"], expected["scores"])
+    assert (seed, predicted, scores) == (100, expected["predicted"], expected["scores"])
     assert data["demonstrations"]["trap"]["seed"] == 100
     assert len(data["demonstrations"]["trap"]["pairs"]) == 4
 
@@ -206,7 +227,7 @@ def test_predictions_are_shown_with_the_examples_that_were_scored(
     assert set(shown) <= {example.input for example in scored_examples(config, mood)}
     scores = {tuple(s[3]) for e in data["examples"] if e["task"] == "mood" for s in e["scored"]}
     rows = map(json.loads, (tmp_path / "r.predictions.jsonl").read_text().splitlines())
-    assert scores <= {tuple(row["scores"]) for row in rows if "order" not in row}
+    assert scores <= {tuple(row["scores"]) for row in rows if not row["order"]}
     pool = {example.input for example in demonstration_pool(config, mood)}
     assert {pair[0] for pair in data["demonstrations"]["mood"]["pairs"]} <= pool
 
@@ -214,8 +235,8 @@ def test_predictions_are_shown_with_the_examples_that_were_scored(
 def test_the_sample_shrinks_until_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maml_en_llm.reporting.browser.BYTES", 30_000)
     write_results(tmp_path / "a.json", "MetaICL", {"t": [0.5, 0.5]})
-    common = {"task": "t", "seed": 100, "output": "a", "predicted": "b", "scores": [0.123456] * 200}
-    write_lines(tmp_path / "a.predictions.jsonl", [common | {"index": i} for i in range(99)])
+    lines = [prediction_line(a_prediction(index=i, scores=(0.123456,) * 200)) for i in range(99)]
+    (tmp_path / "a.predictions.jsonl").write_text("".join(lines))
     page = report([tmp_path / "a.json"], tmp_path / "out")
     data = embedded(page)
     assert data["sample"] == 10  # 20 would take 40 kB

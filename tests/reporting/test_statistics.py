@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import write_results
-from maml_en_llm.reporting.reading import NO_SEED, Result, read_inputs
+from maml_en_llm.reporting.reading import NO_SEED, Result, read_inputs, read_result
 from maml_en_llm.reporting.statistics import (
     Pair,
     against_baselines,
@@ -139,12 +139,13 @@ def test_what_a_comparison_does_not_depend_on(table: dict[str, list[tuple[int, i
 def test_who_is_compared_with_whom(tmp_path: Path) -> None:
     scores = {"a": [0.5, 0.6], "b": [0.2, 0.4]}
     lower = {"a": [0.4, 0.5], "b": [0.3, 0.2]}
+    channel = {"direction": "channel"}
     write_results(tmp_path / "raw.json", "Raw LM", scores)
-    write_results(tmp_path / "base.json", "my own base", scores, method="language-model")
+    write_results(tmp_path / "no-icl.json", "No ICL", scores, row={"demonstrations": 0})
     write_results(tmp_path / "metaicl.json", "MetaICL", lower, method="metaicl", unseen=["b"])
     write_results(tmp_path / "maml.json", "MAML-2-1", lower, method="maml-en-llm")
-    write_results(tmp_path / "channel.json", "Channel MAML-2-1", lower, method="maml-en-llm")
-    write_results(tmp_path / "channel-raw.json", "Channel Raw LM", scores)
+    write_results(tmp_path / "channel.json", "Channel MAML-2-1", lower, method="maml-en-llm", row=channel)
+    write_results(tmp_path / "channel-raw.json", "Channel Raw LM", scores, row=channel)
     write_results(tmp_path / "elsewhere.json", "MetaICT", lower, method="metaict", setting="other")
     results = read_inputs([tmp_path]).results
     found = {(c.method, c.baseline): c for c in comparisons(against_baselines(results, "test"))}
@@ -194,10 +195,10 @@ def test_the_spread_over_seeds(tmp_path: Path) -> None:
 def test_choice_and_order_are_told_apart(tmp_path: Path) -> None:
     def spread(by_order: list[list[float]]) -> tuple[float | None, float | None]:
         path = write_results(tmp_path / "a.json", "MetaICL", {"a": [scores[0] for scores in by_order]})
-        record = json.loads(path.read_text())
-        record["tasks"]["a"]["scores_by_order"] = dict(zip(("100", "13"), by_order, strict=True))
-        path.write_text(json.dumps(record))
-        found = seed_spread(read_inputs([path]).results[0], "test")
+        whole = read_result(path).content
+        orders = dict(zip(("100", "13"), map(tuple, by_order), strict=True))
+        tasks = {"a": replace(whole.tasks["a"], scores_by_order=orders)}
+        found = seed_spread(Result(path, replace(whole, tasks=tasks), ""), "test")
         assert found is not None
         return found.choice, found.order
 
@@ -206,14 +207,17 @@ def test_choice_and_order_are_told_apart(tmp_path: Path) -> None:
     assert spread([[0.5], [0.7]]) == (None, None)
 
 
-def test_components_of_variance_are_those_that_scores_were_drawn_with() -> None:
+def test_components_of_variance_are_those_that_scores_were_drawn_with(tmp_path: Path) -> None:
+    path = write_results(tmp_path / "a.json", "MetaICL", {"a": [0.5, 0.5]})
+    plain = read_result(path).content
     generator = np.random.default_rng(0)
     choice, order = 3.0, 5.0
     tasks = {}
     for task in range(400):
         means = generator.normal(50, choice, 6)
         scores = (means[:, None] + generator.normal(0, order, (6, 5))) / 100
-        tasks[str(task)] = {"scores_by_order": {str(seed): list(row) for seed, row in enumerate(scores)}}
-    result = Result(Path(), {"tasks": tasks}, "", "", ())
+        orders = {str(seed): tuple(map(float, row)) for seed, row in enumerate(scores)}
+        tasks[str(task)] = replace(plain.tasks["a"], scores_by_order=orders)
+    result = Result(path, replace(plain, tasks=tasks), "")
     found = choice_and_order(result, "test")
     assert found == (pytest.approx(choice, rel=0.1), pytest.approx(order, rel=0.05))

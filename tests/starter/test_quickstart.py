@@ -36,7 +36,7 @@ def test_the_whole_job_from_nothing_to_a_report_and_a_prediction(
     assert main(shlex.split(hint)) == 0
     assert capsys.readouterr().out.strip() in ("blick", "dax")
     updates = {
-        name: json.loads((tmp_path / "quick" / name / "model" / "maml_en_llm.json").read_text())["updates"]
+        name: json.loads((tmp_path / "quick" / name / "model" / "maml_en_llm.json").read_text())["training"]["updates"]
         for name in ("metaicl", "maml-2-1", "maml-2-4")
     }
     assert updates == {"metaicl": 16, "maml-2-1": 8, "maml-2-4": 2}

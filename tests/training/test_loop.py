@@ -202,7 +202,7 @@ def test_the_model_card_says_how_the_model_was_made(
     assert record["label"] == "MAML-2-2"
     assert record["config"]["seed"] == 7
     assert record["config"]["order"] == "second"
-    assert record["updates"] == 2
+    assert record["training"]["updates"] == 2
     assert record["training_tasks"] == ["colour", "size", "pick", "swap"]
     assert record["started_from"] == str(model_folder)
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from builders import evaluate_config, make_collection, train_config, write_lines
+from builders import a_run, evaluate_config, make_collection, train_config, write_lines
 from maml_en_llm.evaluation.protocol import evaluate
+from maml_en_llm.results import to_json
 from maml_en_llm.tasks.collection import load_collection
 from maml_en_llm.training import record as module
 from maml_en_llm.training.loop import train
 from maml_en_llm.training.record import (
-    RunRecord,
+    Measurement,
     code_version,
     config_hash,
     data_hash,
@@ -36,7 +37,7 @@ def test_a_trained_model_is_known_by_the_hashes_of_its_training(
     identity = trained_identity(made["config_hash"], made["manifest_hash"])
     assert model_identity(str(model)) == identity
     scoring = evaluate_config(collection_folder, model, tmp_path / "r.json")
-    assert evaluate(scoring)["run"]["config_hash"] == config_hash(scoring, identity)
+    assert evaluate(scoring).run.config_hash == config_hash(scoring, identity)
 
 
 def test_a_configuration_hash_tells_what_is_computed_from_where_it_lies(model_folder: Path, tmp_path: Path) -> None:
@@ -75,18 +76,18 @@ def test_a_data_hash_changes_with_content_and_with_instructions_that_are_read(tm
 
 def test_time_is_summed_over_resumes(model_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    path.write_text(json.dumps({"wall_seconds": 1000.0, "peak_memory_bytes": 1 << 50}))
-    found = RunRecord(train_config(Path("c"), model_folder, tmp_path), "data", torch.device("cpu"), path).now()
-    assert 1000 < found["wall_seconds"] < 1010
-    assert found["peak_memory_bytes"] == 1 << 50
+    path.write_text(to_json(a_run(wall_seconds=1000.0, peak_memory_bytes=1 << 50)))
+    found = Measurement(train_config(Path("c"), model_folder, tmp_path), "data", torch.device("cpu"), path).now()
+    assert 1000 < found.wall_seconds < 1010
+    assert found.peak_memory_bytes == 1 << 50
 
 
 def test_the_peak_of_memory_is_that_of_the_command(model_folder: Path, tmp_path: Path) -> None:
     config = train_config(Path("c"), model_folder, tmp_path)
-    before = RunRecord(config, "data", torch.device("cpu")).now()["peak_memory_bytes"]
-    record = RunRecord(config, "data", torch.device("cpu"))
+    before = Measurement(config, "data", torch.device("cpu")).now().peak_memory_bytes
+    record = Measurement(config, "data", torch.device("cpu"))
     held = np.ones(25_000_000)  # 200 MB
-    after = record.now()["peak_memory_bytes"]
+    after = record.now().peak_memory_bytes
     assert held.size
     assert after - before > 150e6 or not Path("/proc/self/clear_refs").exists()
 

@@ -11,12 +11,13 @@ from .tables import Cell, Table
 FLOAT32 = 4  # bytes
 
 NOTE = (
-    "Wall time and peak memory: of tensors on a GPU, of the whole process with its libraries on a CPU. average: over "
-    "all tasks that were scored. What the model that training started from had cost is not included. of baseline's: "
-    "s / batch relative to that of the method's baseline (a method without one: itself) in the same setting and "
-    "direction on the same hardware. weights held: by the paper's analysis, without activations, where S is the size of "
-    "the weights that are trained, as float32: (n + 2) S for n explored copies (the copies, the model and the "
-    "meta-gradient), for other methods 2 S (the model and its gradient). hardware: of training / of evaluation."
+    "Wall time and peak memory: of tensors on a GPU, of the whole process with its libraries on a CPU. average: "
+    "over all tasks that were scored. What the model that training started from had cost is not included. of "
+    "baseline's: s / batch relative to that of the method's baseline (a method without one: itself) in the same "
+    "setting and direction on the same hardware. weights held: by the paper's analysis, without activations, "
+    "where S is the size of the weights that are trained, as float32: (n + 2) S for n explored copies (the "
+    "copies, the model and the meta-gradient), for other methods 2 S (the model and its gradient). hardware: of "
+    "training / of evaluation."
 )
 
 

@@ -163,7 +163,17 @@ def pooled_comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
     return corrected(found)
 
 
-LIKENESS = ("learner", "choose", "calibrated", "layout", "max_tokens", "max_tokens_per_example", "model", "split")
+LIKENESS = (
+    "learner",
+    "demonstrations",
+    "choose",
+    "calibrated",
+    "layout",
+    "max_tokens",
+    "max_tokens_per_example",
+    "model",
+    "split",
+)
 
 
 def against_baselines(results: Sequence[Result], subset: str) -> Iterator[Pair]:
