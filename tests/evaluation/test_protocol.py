@@ -313,7 +313,7 @@ def test_a_trained_model_is_evaluated_as_it_was_trained(
     assert (results.row.max_tokens, results.row.max_tokens_per_example) == (96, 24)
     assert results.seeds == ((100, 13) if shown else (100,))
     assert results.row.method == trained["method"]
-    assert results.row.baseline == ("metaicl" if trained["method"] == "maml-en-llm" else None)
+    assert results.row.baseline == (None if trained["method"] == "metaicl" else "metaicl")
     assert results.row.training is not None
     assert results.row.training.copies == trained.get("copies")
     assert results.row.training.updates == 8 // (4 if "copies" in trained else 1)
