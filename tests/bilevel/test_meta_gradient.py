@@ -330,7 +330,7 @@ def test_a_loss_that_is_not_finite_is_an_error(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("support", "query"),
-    [([], []), ([[]], [[]]), ([[1]], [[1], [1]]), ([[1, 1], [1]], [[1, 1], [1]]), ([[1, 1]], [[1]])],
+    [([], []), ([[]], [[]]), ([[1]], [[1], [1]]), ([[1, 1], []], [[1], [1]]), ([[1]], [[]])],
 )
 def test_batches_that_do_not_fit_are_refused(support: Any, query: Any) -> None:
     with pytest.raises(ValueError, match="batches"):

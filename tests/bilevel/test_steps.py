@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from maml_en_llm import SGD, AdamW
-from maml_en_llm.bilevel import Moments, clip_by_global_norm_, update_all_
+from maml_en_llm.bilevel import Groups, Moments, Step, clip_by_global_norm_, update_all_
 from maml_en_llm.bilevel.steps import blocks
 from unrolled import State, after_step, detached, relative_error
 
@@ -124,40 +124,91 @@ def test_adjoints_equal_autograd_through_one_step(step: Any) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_short_way_of_a_single_step_equals_the_long_one(step: Any) -> None:
+def test_without_derivatives_by_moments_it_is_the_same(step: Any) -> None:
     adjoint, gradients, moments = random_tensors(0), random_tensors(2), step.init(random_tensors(0))
     update_all_(step, random_tensors(0), random_tensors(1), moments)
-    slopes = slopes_of(step, gradients, moments)
+    update_all_(step, random_tensors(0), gradients, moments)
     long = pulled_back(step, adjoint, gradients, moments, step.init(adjoint))
-    assert relative_error({name: slope * adjoint[name] for name, slope in slopes.items()}, long) < 1e-12
+    assert relative_error(pulled_back(step, adjoint, gradients, moments, None), long) < 1e-12
 
 
-def slopes_of(step: Any, gradients: dict[str, Tensor], moments: Moments) -> dict[str, Tensor]:
-    """Takes a step, and returns the derivative of the parameters after it by the gradients."""
-    slopes = {name: torch.empty_like(g) for name, g in gradients.items()}
-    moments.step += 1
-    for name, g in gradients.items():
-        step.update(name, torch.ones_like(g), g, moments, out=torch.empty_like(g), slope=slopes[name])
-    return slopes
+@pytest.mark.parametrize("step", STEPS)
+def test_closed_forms_equal_autograd_through_the_formula(step: Any) -> None:
+    """That both equal an independent statement of the optimizer is tested above."""
+    parameters, gradients, adjoint = random_tensors(0), random_tensors(2), random_tensors(3)
+    moments, moved = step.init(parameters), detached(parameters)
+    update_all_(step, detached(parameters), random_tensors(1), moments)
+    before, earlier, by_formula = moments.clone(), step.init(adjoint), step.init(adjoint)
+    for name, m in earlier.first.items():
+        m.copy_(random_tensors(4)[name])
+        by_formula.first[name].copy_(m)
+    update_all_(step, moved, gradients, moments)
+    for name, p in parameters.items():
+        new = step.formula(p, gradients[name], *before.of(name), moments.step)
+        assert torch.allclose(new[0], moved[name], rtol=1e-13)
+        closed, other = adjoint[name].clone(), adjoint[name].clone()
+        u, u_other = torch.empty_like(p), torch.empty_like(p)
+        step.pull_back(name, closed, p, gradients[name], moments, earlier, u)
+        Step.pull_back(step, name, other, p, gradients[name], before, by_formula, u_other)
+        assert torch.allclose(closed, other, rtol=1e-12)
+        assert torch.allclose(u, u_other, rtol=1e-10)
+    for kind in ("first", "second"):
+        if getattr(earlier, kind):
+            assert relative_error(getattr(earlier, kind), getattr(by_formula, kind)) < 1e-10
 
 
-def pulled_back(step: Any, adjoint: Any, gradients: Any, moments: Moments, earlier: Moments) -> dict[str, Tensor]:
+def pulled_back(
+    step: Any, adjoint: Any, gradients: Any, moments: Moments, earlier: Moments | None
+) -> dict[str, Tensor]:
+    """u; the derivative by the parameters is checked on the way."""
     found = {name: torch.empty_like(a) for name, a in adjoint.items()}
     for name, a in adjoint.items():
-        step.pull_back(name, a, gradients[name], moments, earlier, out=found[name])
-        assert torch.equal(a, adjoint[name])
+        before = a.clone()
+        step.pull_back(name, before, torch.zeros_like(a), gradients[name], moments, earlier, out=found[name])
+        assert torch.allclose(before, (1 - step.lr * step.weight_decay) * a)
     return found
 
 
-def test_where_the_second_moment_is_zero_it_has_no_derivative() -> None:
-    step, gradients = AdamW(lr=0.01), {"x": torch.tensor([0.0, 1.0])}
+@pytest.mark.parametrize("several", [False, True], ids=["alone", "one-of-several"])
+def test_a_first_gradient_of_next_to_nothing_has_no_derivative(several: bool) -> None:
+    """AdamW from zero moments moves by lr * g / (|g| + eps): lr / eps steep at 0, and flat but for there."""
+    step, gradients = AdamW(lr=0.01), {"x": torch.tensor([0.0, 1e-9, 1e-3, 0.0]).double()}
     moments = step.init(gradients)
-    slope = slopes_of(step, gradients, moments)["x"]
-    assert bool(torch.isfinite(slope).all())
-    assert float(slope[0]) == pytest.approx(-0.01 / step.eps, rel=1e-3)  # the derivative of -lr * g / eps
-    ones = {"x": torch.ones(2)}
-    u = pulled_back(step, ones, gradients, moments, step.init(ones))["x"]
-    assert float(u[0]) == pytest.approx(float(slope[0]))
+    moments.first["x"][3], moments.second["x"][3] = 0.1, 0.1  # type: ignore[index]  # this one has a history
+    earlier = step.init(gradients) if several else None
+    zeros = torch.zeros(4).double()
+    update_all_(step, {"x": zeros.clone()}, gradients, moments)
+    u, adjoint = zeros.clone(), zeros + 1
+    left_out = step.pull_back("x", adjoint, zeros, gradients["x"], moments, earlier, out=u)
+    assert u[:2].tolist() == [0, 0]
+    assert u[2:].abs().min() > 0
+    assert left_out == 2
+
+
+def test_a_subclass_gets_the_derivative_of_its_own_formula() -> None:
+    class Ascent(SGD):
+        def formula(self, parameter: Any, gradient: Any, first: Any, second: Any, t: int) -> Any:
+            return parameter + self.lr * gradient, first, second
+
+    moved, u = {"x": torch.zeros(2)}, torch.empty(2)
+    update_all_(Ascent(lr=0.5), moved, {"x": torch.ones(2)}, Moments({}, None))
+    Ascent(lr=0.5).pull_back("x", torch.ones(2), torch.zeros(2), torch.ones(2), Moments({}, None), None, out=u)
+    assert moved["x"].tolist() == u.tolist() == [0.5, 0.5]
+    with pytest.raises(TypeError, match="update without a derivative"):
+        type("Wrong", (AdamW,), {"update": lambda self: None})
+
+
+def test_groups_give_each_parameter_its_optimizer() -> None:
+    step = Groups({"vector": None, "mat*": SGD(lr=0.1), "*": AdamW(lr=0.1)})
+    parameters, gradients = random_tensors(0), random_tensors(1)
+    before, moments = detached(parameters), step.init(parameters)
+    update_all_(step, parameters, gradients, moments)
+    assert torch.equal(parameters["vector"], before["vector"])
+    assert torch.allclose(parameters["matrix"], before["matrix"] - 0.1 * gradients["matrix"])
+    assert torch.allclose(parameters["scalar"], before["scalar"] - 0.1 * gradients["scalar"].sign())
+    assert list(moments.first) == ["scalar"]
+    with pytest.raises(ValueError, match="add one that is named"):
+        Groups({"a": SGD()}).of("b")
 
 
 def test_blocks_cover_every_element_once() -> None:

@@ -2,11 +2,12 @@
 
 from .curvature import value_and_gradient
 from .meta_gradient import MetaGradient, meta_gradient
-from .steps import SGD, AdamW, Moments, Step, clip_by_global_norm_, relative_error, update_all_
+from .steps import SGD, AdamW, Groups, Moments, Step, clip_by_global_norm_, relative_error, update_all_
 
 __all__ = [
     "SGD",
     "AdamW",
+    "Groups",
     "MetaGradient",
     "Moments",
     "Step",

@@ -2,14 +2,16 @@
 
 A loss is any function `loss(parameters: dict[str, Tensor], batch) -> scalar`.  It may also have a context manager
 `substituted(parameters)`: then it stays entered until the gradient is computed, which activation checkpointing needs;
-an attribute `autocast`: the type it computes in, when that is not the type of the parameters; and `parts(batch)`,
-batches whose losses sum to that of `batch`: then a gradient is accumulated part by part, in the memory of the largest.
+an attribute `autocast`: the type it computes in, or None for the type of the parameters, which the engine sets on a
+copy of it where the loss's own precision is too low; and `parts(batch)`, batches whose losses sum to that of `batch`:
+then a gradient is accumulated part by part, in the memory of the largest.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,7 +28,7 @@ Add = Callable[[str, Tensor, Tensor | None, float], None]
 
 # ||eps * u|| / ||phi|| of a finite difference, where its truncation and rounding errors balance; measured on trained
 # models by benchmarks/curvature.py, see docs/performance.md.
-RELATIVE_STEP = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 3e-3, torch.float16: 3e-4}
+RELATIVE_STEP = {torch.float64: 1e-6, torch.float32: 1e-4}
 
 SMALLEST_SCALE = 1e-2  # of a parameter, root mean square: biases may be all zero
 
@@ -37,6 +39,7 @@ class Point:
 
     parameters: by name. gradient: at `parameters`, if it is at hand. random_state: of the generators before the loss
     was computed, so that dropout draws the same again. graph: leaves and differentiable gradients, kept for `exact`.
+    precision: the lowest that the loss computed with, once it was computed.
     """
 
     parameters: Mapping[str, Tensor]
@@ -44,14 +47,24 @@ class Point:
     gradient: Tensors = field(default_factory=dict)
     random_state: Sequence[Tensor] = ()
     graph: tuple[Tensors, Tensors] | None = None
+    precision: torch.dtype | None = None
 
 
-def stream_gradient(loss: Loss, parameters: Mapping[str, Tensor], batch: Any, consume: Consume) -> Tensor:
+def stream_gradient(
+    loss: Loss,
+    parameters: Mapping[str, Tensor],
+    batch: Any,
+    consume: Consume,
+    by: Collection[str] | None = None,
+    watch: Callable[[Tensor], None] | None = None,
+) -> Tensor:
     """The loss, a detached scalar; `consume(name, gradient)` gets each parameter's gradient when it is complete.
 
-    By then nothing in the backward pass reads that parameter any more, so `consume` may overwrite it.
+    By then nothing in the backward pass reads that parameter any more, so `consume` may overwrite it. by: the names
+    to differentiate by, all if None. watch: gets the loss (of the last part) with its graph.
     """
-    leaves = _leaves(parameters)
+    values = {name: parameter.detach() for name, parameter in parameters.items()}
+    leaves = {name: value.requires_grad_() for name, value in values.items() if by is None or name in by}
     left = dict.fromkeys(leaves)
 
     def hook_of(name: str) -> Callable[[Tensor], None]:
@@ -66,20 +79,23 @@ def stream_gradient(loss: Loss, parameters: Mapping[str, Tensor], batch: Any, co
 
     split = getattr(loss, "parts", None)
     parts = [batch] if split is None else split(batch)
-    values = []
-    with _substituted(loss, leaves):
+    losses = []
+    with _substituted(loss, values):
         for number, part in enumerate(parts, start=1):
             if number == len(parts):
                 for name, leaf in leaves.items():
                     leaf.register_post_accumulate_grad_hook(hook_of(name))
-            value = loss(leaves, part)
-            value.backward(inputs=list(leaves.values()))
-            values.append(value.detach())
+            value = _scalar(loss(values, part))
+            if watch is not None and number == len(parts):
+                watch(value)
+            if value.requires_grad:
+                value.backward(inputs=list(leaves.values()))
+            losses.append(value.detach())
             del value
     for name in list(left):  # the (last part's) loss does not depend on these
         gradient = leaves[name].grad
         consume(name, torch.zeros_like(parameters[name]) if gradient is None else gradient)
-    return torch.stack(values).sum()
+    return torch.stack(losses).sum()
 
 
 def value_and_gradient(loss: Loss, parameters: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensors]:
@@ -89,40 +105,66 @@ def value_and_gradient(loss: Loss, parameters: Mapping[str, Tensor], batch: Any)
     return value, {name: gradient[name] for name in parameters}
 
 
-def attach_gradient(loss: Loss, point: Point) -> Tensor:
-    """The loss at `point`, with its gradient computed and kept such that `exact` can differentiate it once more.
+def attach_gradient(loss: Loss, point: Point, by: Collection[str]) -> Tensor:
+    """The loss at `point`, with its gradient by some names kept such that `exact` can differentiate it once more.
 
     Fused attention kernels have no second derivative, so this pass uses the plain one.
     """
-    leaves = _leaves(point.parameters)
+    leaves = {name: parameter.detach().requires_grad_() for name, parameter in point.parameters.items()}
     with sdpa_kernel(SDPBackend.MATH), _substituted(loss, leaves):
-        value = loss(leaves, point.batch)
-        tensors = list(leaves.values())
-        attached = torch.autograd.grad(value, tensors, create_graph=True, materialize_grads=True)
-    point.graph = (leaves, dict(zip(leaves, attached, strict=True)))
+        value = _scalar(loss(leaves, point.batch))
+        tensors = [leaves[name] for name in by]
+        attached = (
+            torch.autograd.grad(value, tensors, create_graph=True, materialize_grads=True)
+            if value.requires_grad
+            else [torch.zeros_like(tensor) for tensor in tensors]
+        )
+    point.graph = (leaves, dict(zip(by, attached, strict=True)))
     point.gradient = {name: gradient.detach() for name, gradient in point.graph[1].items()}
     return value.detach()
 
 
-def recompute_gradient(loss: Loss, point: Point, attach: bool) -> None:
+def recompute_gradient(loss: Loss, point: Point, by: Collection[str], attach: bool) -> None:
     """Fills `point.gradient` again with what it was; with `attach`, such that `exact` can differentiate it."""
     with replayed(point.random_state):
         if attach:
-            attach_gradient(loss, point)
+            attach_gradient(loss, point, by)
         else:
-            stream_gradient(loss, point.parameters, point.batch, point.gradient.__setitem__)
+            stream_gradient(loss, point.parameters, point.batch, point.gradient.__setitem__, by)
+
+
+def lowest_precision(value: Tensor) -> torch.dtype:
+    """The type with the fewest digits that `value` went through on its way from the leaves of its graph."""
+    found, seen, nodes = {value.dtype}, set(), [value.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            found |= {metadata.dtype for metadata in node._input_metadata}
+            nodes += [following for following, _ in node.next_functions]
+    return max((dtype for dtype in found if dtype.is_floating_point), key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def in_full_precision(loss: Loss) -> Loss:
+    """The loss, computed in the type of its parameters if it says that it is not."""
+    if getattr(loss, "autocast", None) is None:
+        return loss
+    precise = copy(loss)
+    precise.autocast = None  # type: ignore[attr-defined]
+    return precise
 
 
 def exact(loss: Loss, point: Point, direction: Tensors, add: Add) -> None:
     """Each parameter's part of H(point) @ direction, by reverse over reverse: exact up to rounding.
 
-    `add(name, tensor, minus, scale)` gets it as scale * (tensor - minus), and may overwrite `tensor`.
+    H has a row for every parameter and a column for every name in `direction`. `add(name, tensor, minus, scale)` gets a
+    part as scale * (tensor - minus), and may overwrite `tensor`.
     """
     if point.graph is None:
-        recompute_gradient(loss, point, attach=True)
+        recompute_gradient(loss, point, list(direction), attach=True)
     assert point.graph is not None
     (leaves, attached), point.graph = point.graph, None
-    pairs = [(attached[name], direction[name]) for name in leaves if attached[name].requires_grad]
+    pairs = [(attached[name], u) for name, u in direction.items() if attached[name].requires_grad]
     with sdpa_kernel(SDPBackend.MATH), _substituted(loss, leaves):
         products = torch.autograd.grad(
             [gradient for gradient, _ in pairs],
@@ -143,7 +185,7 @@ def difference(loss: Loss, point: Point, direction: Tensors, add: Add) -> None:
     `direction` becomes phi + eps u, and `point.gradient` is used up. Its error shrinks with eps down to the rounding
     of the gradients: RELATIVE_STEP balances the two.
     """
-    epsilon = move_along_(loss, point, direction)
+    epsilon = move_along_(point, direction)
     if epsilon is None:  # the product is zero
         return
 
@@ -151,7 +193,7 @@ def difference(loss: Loss, point: Point, direction: Tensors, add: Add) -> None:
         add(name, gradient, point.gradient.pop(name), 1 / epsilon)
 
     with replayed(point.random_state):
-        stream_gradient(loss, direction, point.batch, subtract)
+        stream_gradient(loss, {**point.parameters, **direction}, point.batch, subtract)
 
 
 def central(loss: Loss, point: Point, direction: Tensors, add: Add) -> None:
@@ -160,12 +202,12 @@ def central(loss: Loss, point: Point, direction: Tensors, add: Add) -> None:
     Its truncation error is of second order in eps, so the step can be larger and rounding matters less: for low
     precision.
     """
-    epsilon = move_along_(loss, point, direction)
+    epsilon = move_along_(point, direction)
     if epsilon is None:
         return
     point.gradient.clear()
     with replayed(point.random_state):
-        _, forward = value_and_gradient(loss, direction, point.batch)
+        _, forward = value_and_gradient(loss, {**point.parameters, **direction}, point.batch)
     for name, moved in direction.items():  # phi + eps u -> phi - eps u
         moved.neg_().add_(point.parameters[name].detach(), alpha=2)
 
@@ -173,10 +215,10 @@ def central(loss: Loss, point: Point, direction: Tensors, add: Add) -> None:
         add(name, gradient, forward.pop(name), -0.5 / epsilon)
 
     with replayed(point.random_state):
-        stream_gradient(loss, direction, point.batch, subtract)
+        stream_gradient(loss, {**point.parameters, **direction}, point.batch, subtract)
 
 
-def move_along_(loss: Loss, point: Point, direction: Tensors) -> float | None:
+def move_along_(point: Point, direction: Tensors) -> float | None:
     """Turns `direction` into point.parameters + eps * direction, in place; returns eps, None when it is all zero.
 
     eps makes the move RELATIVE_STEP of the parameters' norm (at least SMALLEST_SCALE each). Coordinates without a
@@ -196,9 +238,9 @@ def move_along_(loss: Loss, point: Point, direction: Tensors) -> float | None:
     length = length or float(global_norm(direction))
     if not length > 0:
         return None
-    dtype = getattr(loss, "autocast", None) or next(iter(direction.values())).dtype
+    assert point.precision is not None
     size = max(size, SMALLEST_SCALE * total**0.5)
-    epsilon = RELATIVE_STEP[dtype] * size / length
+    epsilon = RELATIVE_STEP[point.precision] * size / length
     limit = length / total**0.5
     for name, u in direction.items():
         for part, gradient, phi in blocks(u, point.gradient[name], point.parameters[name].detach()):
@@ -243,9 +285,11 @@ def _set_random_state(states: Sequence[Tensor]) -> None:
         torch.cuda.set_rng_state(states[1])
 
 
-def _leaves(parameters: Mapping[str, Tensor]) -> Tensors:
-    """The same storage as leaves of a new autograd graph."""
-    return {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
+def _scalar(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
+        found = f"a tensor of {value.dtype}, shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise ValueError(f"the loss gave {found}; it must give a scalar float tensor")
+    return value
 
 
 def _substituted(loss: Loss, parameters: Tensors) -> contextlib.AbstractContextManager[Any]:

@@ -135,6 +135,8 @@ class MAMLLearner(GradientLearner):
             figures["second_order_share"] = result.second_order_share
         if curvature_error is not None:
             figures["curvature_error"] = curvature_error
+        if result.steep:
+            figures["steep"] = result.steep
         return figures
 
     def verification_is_due(self) -> bool:
