@@ -1,4 +1,4 @@
-"""Speed of `tasks check`: makes a collection and prints seconds of processor time for each part.
+"""Speed of `tasks check` and of the check before training: makes a collection and prints seconds for each part.
 
 python benchmarks/check_speed.py [--examples 800000] [--collection DIR] [--model DIR]
 With --collection the examples of that collection are repeated, with numbers in them, until there are enough.
@@ -17,8 +17,8 @@ import tyro
 
 from maml_en_llm.models import load_tokenizer
 from maml_en_llm.sources.quality import examine
-from maml_en_llm.tasks.check import check_collection
-from maml_en_llm.tasks.collection import Example, load_collection
+from maml_en_llm.tasks.check import check_collection, check_training_data
+from maml_en_llm.tasks.collection import Example, Setting, load_collection
 from maml_en_llm.tasks.writing import example_line
 
 
@@ -66,7 +66,12 @@ def main(examples: int = 800_000, collection: Path | None = None, model: str | N
             file.close()
         print(f"{examples} examples in {len(opened)} tasks, {size / 1e6:.0f} MB")
         tokenizer = None if model is None else load_tokenizer(model)
+        names = tuple(sorted(opened))
+        setting = Setting("all", names[:-1], names[-1:], (), {})
+        cache = folder / "cache"
         for what, work in (
+            ("before training", lambda: check_training_data(load_collection(folder), setting, cache)),
+            ("before training, again", lambda: check_training_data(load_collection(folder), setting, cache)),
             ("rules", lambda: check_collection(load_collection(folder))),
             ("quality", lambda: examine(load_collection(folder))),
             ("quality with tokens", lambda: examine(load_collection(folder), tokenizer)),

@@ -241,3 +241,16 @@ def test_show_and_list(tmp_path: Path, starter_folder: Path, capsys: pytest.Capt
     assert "142 tasks; verified:" in said.out
     assert "glue-rte" in said.err
     assert main(["tasks", "list"]) == 2
+
+
+def test_labels_that_look_alike_and_contradictions(tmp_path: Path) -> None:
+    words = ("refund", "Refund", "refunds", "delivery", "delivary", "level 1", "level 2")
+    examples = [Example(f"{sentence(n)} {n}", words[n % 7], words) for n in range(21)]
+    examples.append(Example(examples[0].input.upper(), "delivery", words))
+    quality = examine(collection(tmp_path, t={"train": examples}))
+    (alike,) = found(quality, "label-alike")
+    for pair in ("'Refund' and 'refund'", "'refund' and 'refunds'", "'delivary' and 'delivery'"):
+        assert pair in alike.message
+    assert "level" not in alike.message
+    (contradiction,) = found(quality, "contradiction")
+    assert (contradiction.count, contradiction.places) == (1, ("t/train.jsonl:1 and t/train.jsonl:22",))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
 
-from ..names import check_file, check_folder, check_name
+from ..names import check_file, check_folder, check_name, printable
 from ..progress import console, result
+
+if TYPE_CHECKING:
+    from ..sources.importing import Imported
 
 REPORT = "maml-en-llm check 1"  # the first words of what `tasks check --report` writes
 
@@ -21,8 +30,6 @@ def tasks_list(collection: Path | None = None, catalogue: bool = False) -> None:
         collection: Folder of NLP tasks.
         catalogue: The paper's 142 tasks, where they come from and how sure that is.
     """
-    from rich.table import Table
-
     from ..tasks.collection import SPLITS, load_collection
 
     if catalogue:
@@ -31,29 +38,26 @@ def tasks_list(collection: Path | None = None, catalogue: bool = False) -> None:
     if collection is None:
         raise ValueError("give --collection DIR, or --catalogue for the tasks that can be built")
     opened = load_collection(collection)
-    table = Table("task", "kind", "train", "dev", "test")
+    table = _table("task", "kind", *SPLITS)
     for name, task in opened.items():
-        table.add_row(name, task.kind, *(str(len(task.split(split))) if task.has(split) else "-" for split in SPLITS))
-    for column in table.columns[2:]:
-        column.justify = "right"
-    result.print(table)
+        counts = [str(len(task.split(split))) if task.has(split) else "-" for split in SPLITS]
+        table.add_row(Text(printable(name)), task.kind, *counts)
+    result.print(table, soft_wrap=False)
     for name in opened.setting_names:
-        print(opened.setting(name).presence())
+        _print(opened.setting(name).presence())
 
 
 def _print_catalogue() -> None:
     from collections import Counter
 
-    from rich.table import Table
-
     from ..sources.catalog import catalogue
 
-    table = Table("task", "kind", "source on the hub", "licence", "verified")
+    table = _table("task", "kind", "source on the hub", "licence", "verified")
     entries = catalogue()
     for name, entry in sorted(entries.items()):
         source = " ".join(part for part in (entry.hub, entry.config) if part) or "the paper's own files"
         table.add_row(name, entry.kind, source, entry.licence, entry.verified)
-    console.print(table)
+    console.print(table, soft_wrap=False)
     levels = Counter(entry.verified for entry in entries.values())
     counts = ", ".join(f"{levels[level]} {level}" for level in ("content", "documentation", "none"))
     print(f"{len(entries)} tasks; verified: {counts}")
@@ -99,12 +103,16 @@ def tasks_import(
     output: str | None = None,
     options: str = "auto",
     kind: str = "auto",
+    label_map: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    missing: str | None = None,
+    fold_labels: bool = True,
     instruction: str | None = None,
     encoding: str | None = None,
     delimiter: str | None = None,
     header: bool = True,
     test_share: float = 0.2,
     setting: str = "held-out",
+    targets: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     held_out: float = 0.2,
     seed: int = 100,
     dry_run: bool = False,
@@ -117,30 +125,42 @@ def tasks_import(
         source: A file, a folder with train/dev/test files, or a folder with a file or folder per task.
         collection: Collection to write to; it is made if it does not exist.
         task: Name of the task, by default that of the file.
-        input: Column of the input, or a template like "{title} [SEP] {body}"; can be given several times.
-        output: Column of the output, or a template.
+        input: Column of the input, or a template like "{title} [SEP] {body}"; "text|message" takes the first that a
+            file has. Can be given several times, for inputs of several columns.
+        output: Column of the output, or a template, or alternatives like "label|category".
         options: auto finds the labels; else label words separated by commas, or {column} with a list of choices.
         kind: auto, or classification, nli, paraphrase, multiple_choice_qa, free_form.
+        label_map: OLD=NEW renames a label, TASK/OLD=NEW in one task only, OLD= leaves its rows out; can be given
+            several times.
+        missing: Words that mean no value, separated by commas, instead of n/a, none, null, - and the like.
+        fold_labels: Whether labels that differ only in case and space are one.
         instruction: What the task asks for, in a sentence.
         encoding: Of text files, by default found out.
         delimiter: Of CSV files, by default found out.
         header: Whether the first record of a CSV file names the columns; without, they are 1, 2, 3 ...
-        test_share: Share of the examples that becomes the test split where there is none.
-        setting: Name of the proposed setting, when there are several tasks.
-        held_out: Share of the tasks that the proposed setting holds out as targets.
+        test_share: Share of the examples of every label that becomes the test split where there is none.
+        setting: Name of the setting that the tasks join, or that is made of them.
+        targets: Tasks that the setting holds out as targets, separated by commas; by default they are drawn.
+        held_out: Share of the tasks that are drawn as targets of a new setting.
         seed: Seed of the splits.
-        dry_run: Only show what would be written.
+        dry_run: Show all that was found, and write nothing.
         yes: Write without asking.
-        overwrite: Replace tasks that are there already.
+        overwrite: Replace tasks that were imported before.
     """
-    from ..sources.importing import Columns, read_tasks, write_tasks
+    from ..sources.importing import Columns, check_import, left_out, plan_setting, read_tasks, write_tasks
+    from ..sources.labels import MISSING, Cleaning
 
     check_name(setting, "setting")
     if not 0 < test_share < 1 or not 0 < held_out < 1:
         raise ValueError("--test-share and --held-out must lie between 0 and 1")
+    if wrong := [text for text in label_map if not text.partition("=")[0].strip() or "=" not in text]:
+        raise ValueError(f"--label-map {wrong[0]!r} must be OLD=NEW")
+    words = MISSING if missing is None else tuple(word.strip() for word in missing.split(","))
+    renamed = {text.partition("=")[0].strip(): text.partition("=")[2].strip() for text in label_map}
     read = read_tasks(
         source,
         Columns(input, output, options, kind),
+        Cleaning(fold_labels, words, renamed),
         task=task,
         encoding=encoding,
         delimiter="\t" if delimiter in ("\\t", "tab") else delimiter,
@@ -149,21 +169,84 @@ def tasks_import(
         seed=seed,
         instruction=instruction,
     )
-    for found in read:
-        counts = ", ".join(f"{len(examples)} {split}" for split, examples in found.splits.items())
-        console.print(f"{found.name}: {found.kind}, {counts}", markup=False)
-        if found.options:
-            console.print(f"  labels: {', '.join(found.options)}", markup=False)
-        for remark in found.remarks:
-            console.print(f"  {remark}", markup=False)
-        for example in found.splits["train"][:2]:
-            console.print(f"  {example.input[:200]!r} -> {example.output[:80]!r}", markup=False)
+    named = [name.strip() for text in targets for name in text.split(",")]
+    plan = plan_setting(collection, setting, read, named, held_out, seed)
+    check_import(collection, read, overwrite)
+    _show_import(read, whole=dry_run)
+    if others := left_out(source):
+        _say(f"not read: {', '.join(others[:5])}{' ...' if len(others) > 5 else ''} (save tables as CSV)")
+    _say(plan.said)
     if dry_run:
+        _say("nothing was written (--dry-run)")
         return
     if not yes and sys.stdin.isatty() and input_line("write this? [Y/n] ").strip().lower() not in ("", "y", "yes"):
         return
-    written = write_tasks(collection, read, overwrite=overwrite, setting=setting, held_out=held_out, seed=seed)
-    print(collection if written is None else f"{collection} (proposed setting: {written.stem})")
+    write_tasks(collection, read, overwrite=overwrite, setting=setting, lists=plan.lists)
+    print(collection)
+
+
+Row = tuple[str, str, Mapping[str, int], Mapping[str, int]]  # name, kind, examples by split, examples by label
+
+
+def _show_tasks(rows: Sequence[Row]) -> None:
+    """A table of tasks on standard error that fits a terminal of 80 columns."""
+    table = _table("task", "kind", "train", "test", "examples by label")
+    for name, kind, splits, counts in rows:
+        labels = [f"{printable(label)} {count}" for label, count in counts.items()]
+        more = f" and {len(labels) - 8} more" if len(labels) > 8 else ""
+        numbers = [str(splits.get(split, 0)) for split in ("train", "test")]
+        table.add_row(Text(printable(name)), kind, *numbers, Text(", ".join(labels[:8]) + more))
+    console.print(table, soft_wrap=False)
+
+
+def _show_import(tasks: Sequence[Imported], whole: bool) -> None:
+    """A table of the tasks, and for each what was done, what to look at (all of it if `whole`) and an example."""
+    from ..sources.labels import look_alikes
+
+    counts = {task.name: {split: len(examples) for split, examples in task.splits.items()} for task in tasks}
+    _show_tasks([(task.name, task.kind, counts[task.name], task.labels) for task in tasks])
+    for task in tasks:
+        out = ", ".join(f"{count} {what}" for what, count in task.left_out.items())
+        remarks = [*task.remarks, *([f"left out: {out}"] if out else [])]
+        console.print()
+        _say(f"{task.name}: {'; '.join(remarks) or 'as it is'}")
+        for warning in task.warnings:
+            first, *details = warning.split("\n")
+            _say(f"! {first}", 2, "yellow")
+            for detail in details if whole else details[:1]:
+                _say(detail, 6)
+            if len(details) > 1 and not whole:
+                _say("--dry-run lists all of them", 6)
+        if whole:
+            example = task.splits["train"][0]
+            _say(f"{example.input[:200]!r} -> {example.output[:80]!r}", 2)
+    console.print()
+    if pairs := dict.fromkeys(pair for task in tasks for pair in look_alikes(task.labels)):
+        flags = " ".join(f"--label-map {shlex.quote(f'{less}={more}')}" for less, more in pairs)
+        _say(f"if the labels that look alike are the same, add {flags}")
+
+
+def _say(text: str, indent: int = 0, style: str = "") -> None:
+    """A sentence on standard error, wrapped to the terminal; what the data holds is shown, not obeyed."""
+    space = " " * indent
+    lines = textwrap.wrap(
+        printable(text), console.width, initial_indent=space, subsequent_indent=space, break_on_hyphens=False
+    )
+    console.print(Text("\n".join(lines), style=style))
+
+
+def _table(*columns: str) -> Table:
+    """A table that fits a terminal; the last column takes what room is left, numbers go to the right."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in columns:
+        number = name in ("train", "dev", "test", "count")
+        table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return table
+
+
+def _print(text: str) -> None:
+    """What was asked for, on standard output; what the data holds is shown, not obeyed."""
+    print(printable(text, keep="\n"))
 
 
 def input_line(question: str) -> str:
@@ -203,25 +286,25 @@ def tasks_show(collection: Path, task: tyro.conf.Positional[str], examples: int 
     if task not in opened:
         raise ValueError(f"{collection} has no task {task!r}; `tasks list` shows them")
     numbers = statistics_of(opened, [task])[task]
-    print(f"{task}: {numbers.kind}")
-    print("examples: " + ", ".join(f"{count} {split}" for split, count in numbers.examples.items()))
+    _print(f"{task}: {numbers.kind}")
+    _print("examples: " + ", ".join(f"{count} {split}" for split, count in numbers.examples.items()))
     if numbers.labels:
         total = max(sum(numbers.labels.values()), 1)
         for label, count in sorted(numbers.labels.items(), key=lambda item: -item[1]):
-            print(f"  {count:7} {100 * count / total:5.1f} %  {label}")
+            _print(f"  {count:7} {100 * count / total:5.1f} %  {label}")
     elif numbers.options[1]:
-        print(f"options: {numbers.options[0]} to {numbers.options[1]} an example")
+        _print(f"options: {numbers.options[0]} to {numbers.options[1]} an example")
     for name, spread in (("input", numbers.input_characters), ("output", numbers.output_characters)):
-        print(f"{name} characters: {spread[0]} to {spread[2]}, median {spread[1]}")
+        _print(f"{name} characters: {spread[0]} to {spread[2]}, median {spread[1]}")
     line: dict[str, Any] = next((t for t in opened.manifest.get("tasks", ()) if t.get("name") == task), {})
     for key in ("instruction", "licence", "verified", "note"):
         if line.get(key):
-            print(f"{key}: {line[key]}")
+            _print(f"{key}: {line[key]}")
     split = "train" if opened[task].has("train") else next(s for s in numbers.examples)
     for example in opened[task].split(split)[:examples]:
-        print(f"\ninput:   {example.input}\noutput:  {example.output}")
+        _print(f"\ninput:   {example.input}\noutput:  {example.output}")
         if example.options and not numbers.labels:
-            print(f"options: {' | '.join(example.options)}")
+            _print(f"options: {' | '.join(example.options)}")
 
 
 def tasks_check(
@@ -235,8 +318,6 @@ def tasks_check(
         report: JSON file to write all statistics and findings to.
         max_tokens_per_example: Limit of one example, for lengths.
     """
-    from rich.table import Table
-
     from ..sources.quality import examine
     from ..tasks.check import check_collection
     from ..tasks.collection import load_collection
@@ -252,19 +333,19 @@ def tasks_check(
     opened = load_collection(collection)
     found = check_collection(opened)
     for violation in found:
-        print(violation)
+        _print(str(violation))
     errors = sum(violation.severity == "error" for violation in found)
     quality = None
     if not any(violation.path.name == "manifest.json" and violation.severity == "error" for violation in found):
         quality = examine(opened, tokenizer, max_tokens_per_example)
-    if quality is not None and quality.findings:
-        table = Table("task", "finding", "count", "what it is, and the first one")
-        for task in quality.statistics:
-            for number, finding in enumerate(quality.of(task)):
-                first = f" ({finding.places[0]})" if finding.places else ""
-                table.add_row("" if number else task, finding.what, str(finding.count), finding.message + first)
-        table.columns[2].justify = "right"
-        console.print(table)
+    if quality is not None:
+        _show_tasks([(n.name, n.kind, n.examples, n.labels) for n in quality.statistics.values()])
+    for task in quality.statistics if quality is not None else ():
+        for number, finding in enumerate(quality.of(task) if quality is not None else ()):
+            if not number:
+                _say(task)
+            first = f" ({finding.places[0]})" if finding.places else ""
+            _say(f"{finding.what}, {finding.count}: {finding.message}{first}", 2)
     if report is not None:
         listed = [{"file": str(v.path), "line": v.line, "severity": v.severity, "message": v.message} for v in found]
         write_json(
@@ -273,7 +354,7 @@ def tasks_check(
     if errors:
         raise SystemExit(2)
     for name in opened.setting_names:
-        print(opened.setting(name).presence())
+        _print(opened.setting(name).presence())
     print(f"{len(opened)} tasks are good")
 
 
@@ -311,8 +392,6 @@ def tasks_show_prompt(
     """
     from itertools import groupby
 
-    from rich.text import Text
-
     from ..models import load_tokenizer
     from ..prompts.demonstrations import fixed_demonstrations
     from ..prompts.label_words import LabelRedraw, rename
@@ -342,7 +421,8 @@ def tasks_show_prompt(
     prompt = form.join_training(encoded, instruction, predicted)
     text = Text()
     for marked, run in groupby(zip(prompt.answer_mask, prompt.token_ids, strict=True), key=lambda pair: pair[0]):
-        text.append(tokenizer.decode([token for _, token in run]), style="reverse" if marked else "")
+        words = printable(tokenizer.decode([token for _, token in run]), keep="\n")
+        text.append(words, style="reverse" if marked else "")
     result.print(text)
     what = {"last_answer": "the answer", "answers": "answers", "text": "predicted"}[predicted]
     print(f"{len(prompt.token_ids)} tokens, {sum(prompt.answer_mask)} of them {what} (shown reversed)")

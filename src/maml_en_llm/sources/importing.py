@@ -1,239 +1,49 @@
-"""From a user's own files to a collection: CSV, TSV, JSON lines, JSON, Parquet, saved Hugging Face datasets, MetaICL's
-preprocessed folders and Natural Instructions.
+"""From a user's own files to tasks of a collection; nothing is written before all of it was read and checked.
 
-Reading is strict: what cannot be read for certain is an error that names file, line and remedy, and nothing is written
-before all of it was read.
+Every change to the data (labels made one, rows left out) is a remark of the task, to be read before it is written.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-import stat
 import unicodedata
-import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ..names import check_name
-from ..tasks.collection import KINDS, SPLITS, Example, parse_line
+from ..progress import track
+from ..tasks.collection import KINDS, SPLITS, Example, parse_line, read_setting
+from ..tasks.limited import stratified_indices
 from ..tasks.seeds import random_generator
 from ..tasks.writing import (
     check_collection_folder,
     check_setting,
     check_task,
+    question,
+    read_manifest,
     separated,
+    setting_is_ours,
+    setting_path,
     task_hashes,
     write_manifest,
     write_setting,
     write_task,
 )
+from .labels import Cleaning, clean, label_set
 from .mappings import FIELD, MissingColumn, Row, as_text, fields_of, fill, value_at
+from .reading import MOST_CHARACTERS, SUFFIXES, Table, check_file, read_table, read_text
 
 PAPER_FILE = re.compile(r"(?P<task>.+)_(?P<number>\d+)_(?P<seed>\d+)_(?P<split>train|dev|test)\.jsonl")
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow")
 SPLIT_WORDS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev", "test": "test"}
-MOST_CHARACTERS = 1_000_000  # of one field: more is a missing quote, not a text to learn from
-MOST_LABELS = 100
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of one file with the place of each, and what was found out about the file."""
-
-    path: Path
-    rows: list[tuple[int, Row]]  # line (from 1) or row number, and the row
-    columns: tuple[str, ...]
-    remarks: tuple[str, ...] = ()
-
-
-# ---- reading files
-
-
-def check_file(path: Path) -> None:
-    """ValueError with what to do when `path` is not a file that can be read."""
-    if path.is_symlink() and not path.exists():
-        raise ValueError(f"{path}: is a symbolic link that leads nowhere; give the file itself")
-    if not path.exists():
-        raise ValueError(f"{path}: does not exist; check --source")
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError(f"{path}: is not a regular file; give a file or a folder of files")
-    with path.open("rb") as file:  # PermissionError is reported with the file's name
-        if not file.read(1):
-            raise ValueError(f"{path}: is empty; give a file with examples")
-    if zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: is a zip archive; unpack it and give the folder")
-
-
-def read_text(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
-    """The text of a file and remarks about its encoding: UTF-8, UTF-16 with a mark, else Windows-1252.
-
-    Raises ValueError with the line of the first byte that does not fit, or of a NUL byte.
-    """
-    check_file(path)
-    data = path.read_bytes()
-    remarks = []
-    if encoding is None:
-        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            encoding = "utf-16"
-            remarks.append("read as UTF-16")
-        elif b"\0" in data:
-            line = data.count(b"\n", 0, data.index(b"\0")) + 1
-            raise ValueError(f"{path}:{line}: holds a NUL byte, so it is not a text file (or UTF-16: give --encoding)")
-        else:
-            encoding = "utf-8-sig"
-    try:
-        text = data.decode(encoding)
-    except LookupError:
-        raise ValueError(f"unknown --encoding {encoding!r}; use a name like utf-8 or cp1252") from None
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        if encoding != "utf-8-sig":
-            raise ValueError(
-                f"{path}:{line}: is not {encoding} (byte {error.start}); give another --encoding"
-            ) from None
-        try:
-            text = data.decode("cp1252")
-        except UnicodeDecodeError:
-            raise ValueError(f"{path}:{line}: is neither UTF-8 nor Windows-1252; give its --encoding") from None
-        if _CONTROL.search(text):
-            raise ValueError(f"{path}:{line}: is not UTF-8 and does not look like text; give its --encoding") from None
-        remarks.append(f"not UTF-8 (line {line}); read as Windows-1252, give --encoding if that is wrong")
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise ValueError(f"{path}:{line}: holds a NUL character; is --encoding right?")
-    return text, remarks
-
-
-def detect_delimiter(text: str) -> str:
-    """The delimiter that cuts the first records into the most equal number of fields, at least two."""
-    best, best_score = ",", (0.0, 0)
-    sample = text[:200_000].splitlines(keepends=True)[:200]
-    for delimiter in (",", "\t", ";", "|"):
-        try:
-            widths = Counter(len(record) for record in islice(csv.reader(sample, delimiter=delimiter), 50) if record)
-        except csv.Error:
-            continue
-        if not widths:
-            continue
-        width, count = widths.most_common(1)[0]
-        score = (count / sum(widths.values()), width)
-        if width > 1 and score > best_score:
-            best, best_score = delimiter, score
-    return best
-
-
-def read_csv(path: Path, encoding: str | None, delimiter: str | None, header: bool) -> Table:
-    """A CSV or TSV file. Raises ValueError with the line of a record with too many or too few fields."""
-    text, remarks = read_text(path, encoding)
-    separator = delimiter or ("\t" if path.suffix.lower() == ".tsv" else detect_delimiter(text))
-    remarks.append(f"delimiter {separator!r}")
-    csv.field_size_limit(MOST_CHARACTERS)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    rows: list[tuple[int, Row]] = []
-    columns: list[str] | None = None
-    line = 1
-    try:
-        for record in reader:
-            start, line = line, reader.line_num + 1
-            if not record:
-                continue
-            if columns is None:
-                columns = [name.strip() for name in record] if header else [str(n + 1) for n in range(len(record))]
-                repeated = [name for name, count in Counter(columns).items() if count > 1]
-                if repeated:
-                    raise ValueError(
-                        f"{path}:{start}: the column {repeated[0]!r} stands twice in the header; rename one"
-                    )
-                if header:
-                    continue
-            if len(record) != len(columns):
-                raise ValueError(
-                    f"{path}:{start}: has {len(record)} fields but there are {len(columns)} columns; put fields that "
-                    f"hold {separator!r} in quotes, or give --delimiter"
-                )
-            rows.append((start, dict(zip(columns, record, strict=True))))
-    except csv.Error as error:
-        what = f"a field has over {MOST_CHARACTERS:,} characters" if "field larger" in str(error) else str(error)
-        raise ValueError(f"{path}:{reader.line_num or 1}: {what}; is a quote missing?") from None
-    return Table(path, rows, tuple(columns or ()), tuple(remarks))
-
-
-def read_json_lines(path: Path, encoding: str | None) -> Table:
-    """JSON lines, or one JSON list of objects. Raises ValueError with the line that is not a JSON object."""
-    text, remarks = read_text(path, encoding)
-    found: list[tuple[int, Any]] = []
-    if text.lstrip()[:1] == "[":
-        found = list(enumerate(_json(text, path, 1), start=1))
-    else:
-        for line, part in enumerate(text.split("\n"), start=1):
-            if part.strip():
-                found.append((line, _json(part, path, line)))
-    rows: list[tuple[int, Row]] = []
-    columns: dict[str, None] = {}
-    for place, value in found:
-        if not isinstance(value, dict):
-            raise ValueError(f"{path}:{place}: is not a JSON object but {str(value)[:40]!r}; one object an example")
-        columns |= dict.fromkeys(value)
-        rows.append((place, value))
-    for _, row in rows:
-        if len(row) < len(columns):
-            assert isinstance(row, dict)
-            row.update({name: None for name in columns if name not in row})
-    return Table(path, rows, tuple(columns), tuple(remarks))
-
-
-def _json(text: str, path: Path, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{line + error.lineno - 1}: not valid JSON ({error.msg})") from None
-    except RecursionError:
-        raise ValueError(f"{path}:{line}: not valid JSON (nested too deeply)") from None
-    except ValueError as error:  # an integer with thousands of digits
-        raise ValueError(f"{path}:{line}: not usable JSON ({str(error)[:80]})") from None
-
-
-def read_arrow(path: Path) -> Table:
-    """A Parquet file or an Arrow file of a saved Hugging Face dataset. Raises ValueError when it is neither."""
-    import pyarrow as arrow
-    import pyarrow.ipc
-    import pyarrow.parquet
-
-    check_file(path)
-    try:
-        if path.suffix == ".parquet":
-            table = pyarrow.parquet.read_table(path)
-        else:
-            with pyarrow.memory_map(str(path)) as source:
-                table = pyarrow.ipc.open_stream(source).read_all()
-        rows: list[tuple[int, Row]] = list(enumerate(table.to_pylist(), start=1))
-    except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError, arrow.ArrowSerializationError, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise
-        kind = "Parquet" if path.suffix == ".parquet" else "Arrow"
-        raise ValueError(f"{path}: not a readable {kind} file ({' '.join(str(error).split())[:120]})") from None
-    return Table(path, rows, tuple(table.column_names))
-
-
-def read_table(path: Path, encoding: str | None = None, delimiter: str | None = None, header: bool = True) -> Table:
-    """The rows of one file, read as its name ends. Raises ValueError with file, line and remedy."""
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv", ".txt"):
-        return read_csv(path, encoding, delimiter, header)
-    if suffix in (".jsonl", ".json"):
-        return read_json_lines(path, encoding)
-    if suffix in (".parquet", ".arrow"):
-        return read_arrow(path)
-    check_file(path)
-    raise ValueError(f"{path}: unknown kind of file; give one that ends in {', '.join(SUFFIXES)}")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "output", "target", "answer", "sentiment", "intent", "topic")
+TABLES = (".xlsx", ".xls", ".ods", ".numbers", ".gsheet")
+LARGE = 20_000  # kB of files from which reading shows its progress
 
 
 # ---- from rows to examples
@@ -241,7 +51,8 @@ def read_table(path: Path, encoding: str | None = None, delimiter: str | None = 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns make an example. Texts are column names or templates like "{title} [SEP] {body}"."""
+    """Which columns make an example. Texts are column names or templates like "{title} [SEP] {body}"; alternatives,
+    of which the first that a file has is taken, are separated by |."""
 
     input: tuple[str, ...] = ()
     output: str | None = None
@@ -259,79 +70,135 @@ class Imported:
     options: tuple[str, ...] = ()
     instruction: str | None = None
     sources: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)  # what was done
+    left_out: dict[str, int] = field(default_factory=dict)  # how many rows, by what is wrong with them
+    warnings: list[str] = field(default_factory=list)  # what to look at
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Examples by label, the most frequent first; empty for a task without fixed labels."""
+        counts = Counter(example.output for examples in self.splits.values() for example in examples)
+        return {label: counts[label] for label in sorted(self.options, key=lambda label: (-counts[label], label))}
 
 
-def _pieces(table: Table, names: Sequence[str], flag: str) -> list[tuple[str, str]]:
-    """What each of `names` is for the table: ("column", name) or ("template", text). Raises ValueError if neither."""
-    pieces = []
-    for name in names:
-        paths = [name]
-        if name in table.columns or not set("{}") & set(name):
-            pieces.append(("column", name))
-        elif not (paths := fields_of(name)) or set("{}") & set(FIELD.sub("", name)):
-            raise ValueError(
-                f"{flag} {name!r} is no template; write columns in braces, like '{{title}} [SEP] {{body}}'"
-            )
-        else:
-            pieces.append(("template", name))
-        for path in paths:
-            if path not in table.columns and path.split(".")[0] not in table.columns:
-                known = ", ".join(table.columns)
-                raise ValueError(f"{table.path}: there is no column {path!r}; the columns are {known}")
-    return pieces
+@dataclass(frozen=True)
+class Placed:
+    """An example with the file and line that it comes from."""
+
+    example: Example
+    place: str
+
+
+class NoColumn(ValueError):
+    """A table does not have the columns that were asked for."""
+
+    def __init__(self, table: Table, what: str) -> None:
+        super().__init__(f"{table.path}: {what}")
+        self.table = table
+
+
+def _column(table: Table, name: str) -> str | None:
+    """The column of the table that `name` means: itself, or the only one that differs just in case; else None."""
+    if name in table.columns or name.split(".")[0] in table.columns:
+        return name
+    alike = [column for column in table.columns if column.casefold() == name.strip().casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _piece(table: Table, name: str, flag: str) -> str | None:
+    """`name` as a template over the table's columns, None when it has not all of them. ValueError if it is none."""
+    if (column := _column(table, name)) is not None:
+        return column if set("{}") & set(column) else f"{{{column}}}"
+    if not set("{}") & set(name):
+        return None
+    if not (paths := fields_of(name)) or set("{}") & set(FIELD.sub("", name)):
+        raise ValueError(f"{flag} {name!r} is no template; write columns in braces, like '{{title}} [SEP] {{body}}'")
+    columns = {path: _column(table, path) for path in paths}
+    return None if None in columns.values() else FIELD.sub(lambda match: f"{{{columns[match[1]]}}}", name)
+
+
+def _find(table: Table, name: str, flag: str) -> tuple[str, str]:
+    """The first of the alternatives in `name` that the table has, and its template. Raises NoColumn if it has none."""
+    for alternative in [name] if name in table.columns else [part.strip() for part in name.split("|")]:
+        if (template := _piece(table, alternative, flag)) is not None:
+            return alternative, template
+    absent = fields_of(name)[0] if "|" not in name and fields_of(name) else name
+    raise NoColumn(table, f"there is no column {absent!r}")
 
 
 def _text(row: Row, pieces: Sequence[tuple[str, str]]) -> str:
     """One text of several columns, each named; alone a column is bare. Columns without a value are left out."""
     texts = []
-    for kind, name in pieces:
-        text = as_text(value_at(row, name)) if kind == "column" else fill(name, row)
+    for name, template in pieces:
+        text = as_text(value_at(row, template)) if template in row else fill(template, row)
         if text:
-            texts.append(text if kind == "template" or len(pieces) == 1 else f"{name}: {text}")
+            texts.append(text if "{" in name or len(pieces) == 1 else f"{name}: {text}")
     return " [SEP] ".join(texts)
 
 
-def examples_of(table: Table, columns: Columns) -> tuple[list[Example], list[str]]:
-    """The examples of a table (options still empty unless each row has its own) and remarks.
+def examples_of(table: Table, columns: Columns, missing: Iterable[str] = ()) -> tuple[list[Placed], int]:
+    """The examples of a table (options still empty unless each row has its own) and how many rows have none.
 
-    Raises ValueError for unknown columns and for values that are no text, with the line.
+    missing: words that are no input. Raises ValueError for unknown columns and for values that are no text, with the
+    line.
     """
     if not columns.input or columns.output is None:
-        if {"input", "output"} <= set(table.columns):
-            listed = "{options}" if "options" in table.columns else columns.options
-            columns = Columns(("input",), "output", listed, columns.kind)
-        else:
-            raise ValueError(
-                f"{table.path}: give --input COLUMN and --output COLUMN; the columns are {', '.join(table.columns)}"
-            )
-    read = _pieces(table, columns.input, "--input")
-    written = _pieces(table, [str(columns.output)], "--output")
-    own = None
-    if columns.options.startswith("{"):
-        own = columns.options.removeprefix("{").removesuffix("}")
-        _pieces(table, [columns.options], "--options")
-    found, empty = [], 0
-    for place, row in table.rows:
+        if not {"input", "output"} <= set(table.columns):
+            raise NoColumn(table, "give --input COLUMN and --output COLUMN")
+        listed = "{options}" if "options" in table.columns else columns.options
+        columns = Columns(("input",), "output", listed, columns.kind)
+    read = [_find(table, name, "--input") for name in columns.input]
+    written = [_find(table, str(columns.output), "--output")]
+    own = _find(table, columns.options, "--options")[1].strip("{}") if columns.options.startswith("{") else None
+    nothing = frozenset(word.casefold() for word in missing)
+    found: list[Placed] = []
+    empty = 0
+    for line, row in table.rows:
         try:
             text, label = _text(row, read), _text(row, written)
             options = tuple(as_text(option) or "" for option in value_at(row, own) or ()) if own else ()
         except (MissingColumn, ValueError, TypeError) as error:
-            raise ValueError(f"{table.path}:{place}: {error}") from None
-        if not text or not label:
+            raise ValueError(f"{table.path}:{line}: {error}") from None
+        if not text or not label or text.casefold() in nothing:
             empty += 1
             continue
         if max(len(text), len(label)) > MOST_CHARACTERS:
-            raise ValueError(f"{table.path}:{place}: a text has over {MOST_CHARACTERS:,} characters; cut or drop it")
+            raise ValueError(f"{table.path}:{line}: a text has over {MOST_CHARACTERS:,} characters; cut or drop it")
         if options and label not in options:
-            raise ValueError(f"{table.path}:{place}: the output {label[:60]!r} is not among the options {options}")
+            raise ValueError(f"{table.path}:{line}: the output {label[:60]!r} is not among the options {options}")
         if len(set(options)) < len(options):
-            raise ValueError(f"{table.path}:{place}: an option stands more than once in {options}")
-        found.append(Example(text, label, options))
-    remarks = [f"{empty} of {len(table.rows)} rows have no input or no output and are left out"] if empty else []
+            raise ValueError(f"{table.path}:{line}: an option stands more than once in {options}")
+        found.append(Placed(Example(text, label, options), f"{table.path.name}:{line}"))
     if not found:
         raise ValueError(f"{table.path}: no row has both an input and an output; check --input and --output")
-    return found, remarks
+    return found, empty
+
+
+def suggestion(tables: Sequence[Table], columns: Columns) -> str:
+    """Which columns the tables have, and which of them look like input and output, behind those that were asked for."""
+    inputs = dict.fromkeys(columns.input)
+    outputs = dict.fromkeys([columns.output] if columns.output else [])
+    listed = "; ".join(f"{table.path.name}: {', '.join(table.columns)}" for table in tables)
+    listed = f"the columns are {', '.join(tables[0].columns)}" if len(tables) == 1 else f"they have {listed}"
+    for table in tables:
+        lengths, labels = {}, {}
+        for column in table.columns:
+            texts = [str(row[column]).strip() for _, row in table.rows[:1000] if row.get(column) not in (None, "")]
+            lengths[column] = sum(map(len, texts)) / max(len(texts), 1)
+            if label_set(counts := Counter(text.casefold() for text in texts)):
+                labels[column] = len(counts)
+        text = max(lengths, key=lambda column: lengths[column], default=None)
+        likely = [c for c in labels if c != text and c.casefold() in LABEL_COLUMNS] or [c for c in labels if c != text]
+        label = min(likely, key=lambda column: labels[column], default=None)
+        if text is None or label is None:
+            return listed
+        inputs[text] = outputs[label] = None
+    flags = f"--input {_quoted('|'.join(inputs))} --output {_quoted('|'.join(outputs))}"
+    return f"{listed}; by their content, {flags}"
+
+
+def _quoted(text: str) -> str:
+    return text if text.isalnum() else f'"{text}"'
 
 
 def option_words(options: str) -> tuple[str, ...]:
@@ -344,47 +211,95 @@ def option_words(options: str) -> tuple[str, ...]:
     return words
 
 
-def label_set(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The label words when the outputs look like labels (few, short, repeated), else nothing."""
-    counts = Counter(example.output for example in examples)
-    few = len(counts) <= MOST_LABELS and len(counts) <= max(len(examples) // 3, 2)
-    short = all(len(word) <= 60 for word in counts)
-    repeated = sum(count > 1 for count in counts.values()) * 2 >= len(counts) and len(counts) < len(examples)
-    return tuple(sorted(counts)) if few and short and repeated and len(counts) > 1 else ()
+Split = dict[str, list[Placed]]
 
 
-def with_options(
-    name: str, splits: Mapping[str, list[Example]], columns: Columns, where: Path
-) -> tuple[str, tuple[str, ...], dict[str, list[Example]]]:
-    """Kind, label words and examples with their options. Raises ValueError when a label is not among the options."""
-    everything = [example for examples in splits.values() for example in examples]
-    if any(example.options for example in everything):
-        lists = {example.options for example in everything}
-        kind = "classification" if len(lists) == 1 else "multiple_choice_qa"
-        words: tuple[str, ...] = next(iter(lists)) if len(lists) == 1 else ()
-        filled = dict(splits)
+def label(task: Imported, splits: Split, columns: Columns, cleaning: Cleaning) -> tuple[Split, set[str]]:
+    """The splits with their labels cleaned and their options set, as are those of `task`, with its kind and remarks.
+
+    Also the keys of `cleaning.renamed` that were used. Raises ValueError when a label is not among the options.
+    """
+    everything = [placed for part in splits.values() for placed in part]
+    lists = {placed.example.options for placed in everything}
+    if columns.kind not in ("auto", *KINDS):
+        raise ValueError(f"--kind is {columns.kind!r}; it must be auto or one of {', '.join(KINDS)}")
+    used: set[str] = set()
+    if lists != {()}:
+        task.kind = "classification" if len(lists) == 1 else "multiple_choice_qa"
+        task.options = next(iter(lists)) if len(lists) == 1 else ()
     else:
-        if columns.options != "auto":
-            words = option_words(columns.options)
-        else:
-            words = label_set(everything) if columns.kind != "free_form" else ()
-        if columns.options == "auto" and not words and columns.kind in ("classification", "nli", "paraphrase"):
-            words = tuple(sorted({example.output for example in everything}))
-        stray = next((example for example in everything if words and example.output not in words), None)
-        if stray is not None:
-            raise ValueError(f"{where}: the output {stray.output[:60]!r} is not among --options {', '.join(words)}")
-        kind = "classification" if words else "free_form"
-        filled = {
-            split: [Example(example.input, example.output, words) for example in examples]
-            for split, examples in splits.items()
+        words = option_words(columns.options) if columns.options != "auto" else ()
+        cleaned = clean(task.name, [p.example.output for p in everything], cleaning, words, columns.kind)
+        task.remarks += cleaned.remarks
+        task.left_out |= cleaned.left_out
+        task.warnings += cleaned.warnings
+        task.options, used = cleaned.labels, cleaned.used
+        task.kind = "classification" if task.options else "free_form"
+        outputs = iter(cleaned.outputs)
+        splits = {
+            split: [
+                Placed(Example(placed.example.input, output, task.options), placed.place)
+                for placed in part
+                if (output := next(outputs)) is not None
+            ]
+            for split, part in splits.items()
         }
+        for placed in (placed for part in splits.values() for placed in part):
+            if task.options and placed.example.output not in task.options:
+                stray, known = placed.example.output[:60], ", ".join(task.options)
+                raise ValueError(f"{placed.place}: the output {stray!r} is not among --options {known}")
     if columns.kind != "auto":
-        if columns.kind not in KINDS:
-            raise ValueError(f"--kind is {columns.kind!r}; it must be auto or one of {', '.join(KINDS)}")
-        if (columns.kind == "free_form") != (kind == "free_form"):
-            raise ValueError(f"--kind is {columns.kind} but the examples of {name} look like {kind}; see --options")
-        kind = columns.kind
-    return kind, words, filled
+        if (columns.kind == "free_form") != (task.kind == "free_form"):
+            kind = columns.kind
+            raise ValueError(f"--kind is {kind} but the examples of {task.name} look like {task.kind}; see --options")
+        task.kind = columns.kind
+    return splits, used
+
+
+def settled(task: Imported, splits: Split) -> dict[str, list[Example]]:
+    """Examples without those inputs that have several labels: where one label is the most frequent, it is kept."""
+    if not task.options:
+        return {split: [placed.example for placed in part] for split, part in splits.items()}
+    votes: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    texts: dict[str, str] = {}
+    for part in splits.values():
+        for placed in part:
+            asked = question(placed.example)
+            texts.setdefault(asked, placed.example.input)
+            votes[asked][placed.example.output].append(placed.place)
+    kept: dict[str, str | None] = {}
+    said = []
+    for asked, labels in votes.items():
+        if len(labels) > 1:
+            first, second, *_ = sorted(labels, key=lambda word: -len(labels[word]))
+            kept[asked] = first if len(labels[first]) > len(labels[second]) else None
+            places = "; ".join(f"{word}: {', '.join(places[:3])}" for word, places in labels.items())
+            said.append(
+                f"{texts[asked][:60]!r} ({places}): {'left out' if kept[asked] is None else f'{kept[asked]} is kept'}"
+            )
+    if said:
+        removed = sum(
+            kept.get(question(p.example), p.example.output) != p.example.output for p in chain(*splits.values())
+        )
+        task.left_out["contradicted"] = removed
+        task.warnings.append("\n".join([f"inputs with several labels: {len(said)}", *said]))
+    return {
+        split: [p.example for p in part if kept.get(question(p.example), p.example.output) == p.example.output]
+        for split, part in splits.items()
+    }
+
+
+def hold_out(examples: Sequence[Example], share: float, *key: int | str) -> tuple[list[Example], list[Example]]:
+    """(train, test): a share of every label is held out; labels with one example, and one example at least, stay."""
+    counts = Counter(example.output for example in examples if example.options)
+    free = [n for n, example in enumerate(examples) if not example.options or counts[example.output] > 1]
+    if len(free) < 2:
+        return list(examples), []
+    fixed = len({example.options for example in examples}) == 1 and bool(examples[0].options)
+    labels = [examples[n].output if fixed else "" for n in free]
+    chosen = {free[index] for index in stratified_indices(labels, share, "holdout", *key)}
+    train = [example for n, example in enumerate(examples) if n not in chosen]
+    return train, [examples[n] for n in sorted(chosen)]
 
 
 # ---- what a source is
@@ -456,6 +371,14 @@ def _holds_data(folder: Path) -> bool:
     return any(path.is_file() and path.suffix.lower() in SUFFIXES for path in folder.iterdir())
 
 
+def left_out(source: Path) -> list[str]:
+    """Files in a folder that are not read because of what they are, such as spreadsheets."""
+    if not source.is_dir():
+        return []
+    found = [path for path in source.rglob("*") if path.is_file() and path.suffix.lower() in (*TABLES, ".txt", ".zip")]
+    return sorted(path.name for path in found)
+
+
 def _of_task(files: Iterable[Path], task: str) -> list[Path]:
     return [path for path in files if (match := PAPER_FILE.fullmatch(path.name)) and match["task"] == task]
 
@@ -489,14 +412,15 @@ def paper_task(task: str, paths: Sequence[Path]) -> dict[str, list[Example]]:
 # ---- Natural Instructions
 
 
-def natural_instructions(path: Path) -> Imported | None:
-    """A task of Natural Instructions (Definition and Instances in one JSON object); None when the file is not one.
+def natural_instructions(path: Path) -> tuple[list[Example], str | None] | None:
+    """The examples and the definition of a task of Natural Instructions (Definition and Instances in one JSON object);
+    None when the file is not one.
 
     The first output of an instance is its answer. Raises ValueError for an instance that has none.
     """
     if path.suffix.lower() != ".json":
         return None
-    text, remarks = read_text(path)
+    text, _ = read_text(path)
     if text.lstrip()[:1] != "{":
         return None
     try:
@@ -519,11 +443,8 @@ def natural_instructions(path: Path) -> Imported | None:
         raise ValueError(f"{path}:1: has no instance with an input and an output")
     if isinstance(definition, list):
         definition = " ".join(str(part) for part in definition)
-    words = label_set(found)
-    found = [Example(example.input, example.output, words) for example in found]
-    kind = "classification" if words else "free_form"
     instruction = " ".join(definition.split()) if isinstance(definition, str) else None
-    return Imported(safe_name(path.stem), kind, {"": found}, words, instruction, [str(path)], remarks)
+    return found, instruction
 
 
 # ---- the whole
@@ -533,6 +454,7 @@ def read_task(
     name: str,
     files: Mapping[str, Sequence[Path]],
     columns: Columns,
+    cleaning: Cleaning | None = None,
     *,
     encoding: str | None = None,
     delimiter: str | None = None,
@@ -540,42 +462,62 @@ def read_task(
     test_share: float = 0.2,
     seed: int = 100,
     instruction: str | None = None,
-) -> Imported:
-    """One task from its files, deduplicated and split. Raises ValueError with file, line and remedy."""
-    if "paper" in files:
-        parts = paper_task(name, files["paper"])
-        kind, words, splits = with_options(name, parts, Columns(), files["paper"][0].parent)
-        sources = [str(path) for path in files["paper"]]
-        return Imported(name, kind, _filled(splits), words, instruction, sources)
+) -> tuple[Imported, set[str]]:
+    """One task from its files, cleaned, deduplicated and split, and the keys of `cleaning.renamed` that it used.
+
+    Raises ValueError with file, line and remedy.
+    """
+    cleaning = cleaning or Cleaning()
     paths = [path for part in files.values() for path in part]
-    remarks: list[str] = []
+    task = Imported(name, "free_form", {}, (), instruction, [str(path) for path in paths])
+    if "paper" in files:
+        task.splits = _filled(paper_task(name, files["paper"]))
+        placed = {split: [Placed(example, name) for example in part] for split, part in task.splits.items()}
+        placed, _ = label(task, placed, Columns(), Cleaning(fold=False, missing=()))
+        task.splits = {split: [each.example for each in part] for split, part in placed.items()}
+        return task, set()
     single = natural_instructions(paths[0]) if len(paths) == 1 else None
-    parts = {}
+    splits: Split = {}
+    empty = 0
     if single is not None:
-        parts, kind, words = {"train": single.splits[""]}, single.kind, single.options
-        instruction = instruction or single.instruction
+        task.instruction = instruction or single[1]
+        splits["train"] = [Placed(example, paths[0].name) for example in single[0]]
     else:
         for split, some in files.items():
             for path in some:
                 table = read_table(path, encoding, delimiter, header)
-                found, said = examples_of(table, columns)
-                remarks += [f"{path.name}: {remark}" for remark in (*table.remarks, *said)]
-                parts.setdefault(split or "train", []).extend(found)
-        kind, words, parts = with_options(name, parts, columns, paths[0])
+                blank = cleaning.missing if path.suffix.lower() in (".csv", ".tsv") else ()
+                found, said = examples_of(table, columns, blank)
+                task.remarks += table.remarks if len(paths) == 1 else [f"{path.name}: {r}" for r in table.remarks]
+                empty += said
+                splits.setdefault(split or "train", []).extend(found)
+    if "train" not in splits:
+        raise ValueError(f"{paths[0].parent}: has no train file, only {', '.join(sorted(splits))}; add or rename one")
+    if empty:
+        task.left_out["without input or output"] = empty
+    splits, used = label(task, splits, columns, cleaning)
+    parts = settled(task, splits)
     before = sum(map(len, parts.values()))
-    if "train" not in parts:
-        raise ValueError(f"{paths[0].parent}: has no train file, only {', '.join(sorted(parts))}; add or rename one")
-    splits = _filled(separated(parts, test_share, name, seed))
-    if (dropped := before - sum(map(len, splits.values()))) > 0:
-        remarks.append(f"{dropped} repeated inputs are left out")
-    return Imported(name, kind, splits, words, instruction, [str(path) for path in paths], remarks)
+    parts = separated(parts, 0)
+    if dropped := before - sum(map(len, parts.values())):
+        task.left_out["repeated"] = dropped
+    if not parts["train"]:
+        raise ValueError(f"{paths[0]}: no training example is left; check --input, --output and --missing")
+    if not parts["test"]:
+        parts["train"], parts["test"] = hold_out(parts["train"], test_share, name, seed)
+    task.splits = _filled(parts)
+    if task.options and sum(count > 0 for count in task.labels.values()) < 2:
+        task.warnings.append("only one label is left, so there is nothing to learn")
+    return task, used
 
 
 def _filled(splits: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
     return {split: examples for split, examples in splits.items() if examples}
 
 
-def read_tasks(source: Path, columns: Columns, *, task: str | None = None, **reading: Any) -> list[Imported]:
+def read_tasks(
+    source: Path, columns: Columns, cleaning: Cleaning | None = None, *, task: str | None = None, **reading: Any
+) -> list[Imported]:
     """All tasks in a file or folder. Raises ValueError with file, line and remedy."""
     if not source.is_dir():
         check_file(source)
@@ -587,14 +529,50 @@ def read_tasks(source: Path, columns: Columns, *, task: str | None = None, **rea
             )
         found = [(check_name(task, "task"), found[0][1])]
     first: dict[str, Path] = {}
+    sizes = []
     for name, files in found:
-        path = next(path for part in files.values() for path in part)
-        earlier = first.setdefault(check_name(name, "task").casefold(), path)  # many disks do not tell A from a
-        if earlier is not path:
+        paths = [path for part in files.values() for path in part]
+        sizes.append(sum(path.stat().st_size for path in paths if path.exists()) // 1000)
+        earlier = first.setdefault(check_name(name, "task").casefold(), paths[0])  # many disks do not tell A from a
+        if earlier is not paths[0]:
             raise ValueError(
-                f"{earlier} and {path} would both become the task {name}; rename one, or import each with a --task"
+                f"{earlier} and {paths[0]} would both become the task {name}; rename one, or import each with a --task"
             )
-    return [read_task(name, files, columns, **reading) for name, files in found]
+    tasks: list[Imported] = []
+    used: set[str] = set()
+    other: list[NoColumn] = []
+    large = track("import", sum(sizes), "kB") if sum(sizes) > LARGE else nullcontext()
+    with large as progress:
+        for (name, files), size in zip(found, sizes, strict=True):
+            try:
+                read, keys = read_task(name, files, columns, cleaning, **reading)
+            except NoColumn as error:
+                other.append(error)
+                continue
+            tasks.append(read)
+            used |= keys
+            if progress is not None:
+                progress.advance(size, name)
+    if other:
+        what = f"{source}: {len(other)} files do not have the columns of --input and --output"
+        hint = suggestion([error.table for error in other], columns)
+        raise ValueError(f"{other[0] if len(other) == 1 else what}; {hint}")
+    if unused := set(cleaning.renamed if cleaning else ()) - used:
+        raise ValueError(
+            f"--label-map names {min(unused)!r}, which is no label of any task; correct it or leave it out"
+        )
+    return tasks
+
+
+# ---- settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of a setting when tasks are imported: its lists (None: it stays as it is), and a sentence."""
+
+    lists: dict[str, list[str]] | None
+    said: str
 
 
 def proposed_setting(names: Sequence[str], held_out: float, seed: int) -> dict[str, list[str]]:
@@ -604,27 +582,103 @@ def proposed_setting(names: Sequence[str], held_out: float, seed: int) -> dict[s
     return {"train": sorted(order[number:]), "test": sorted(order[:number]), "unseen_domain_test": []}
 
 
+def plan_setting(
+    collection: Path, setting: str, tasks: Sequence[Imported], targets: Sequence[str], held_out: float, seed: int
+) -> Plan:
+    """How imported tasks join `setting`, or which one is made of them and of those imported before.
+
+    Raises ValueError when `targets` names tasks that are not there or cannot be targets, or the setting is not ours.
+    """
+    path = setting_path(collection, setting)
+    lines = {line["name"]: line for line in read_manifest(collection).get("tasks", ()) if _imported(line)}
+    kinds = {name: line.get("kind") for name, line in lines.items()} | {task.name: task.kind for task in tasks}
+    tested = {name: "test" in line.get("counts", {}) for name, line in lines.items()}
+    tested |= {task.name: "test" in task.splits for task in tasks}
+    able = [name for name in sorted(kinds) if kinds[name] != "free_form" and tested[name]]
+    for name in targets:
+        if name not in kinds:
+            raise ValueError(
+                f"--targets names {name!r}, which is not imported; the tasks are {', '.join(sorted(kinds))}"
+            )
+        if name not in able:
+            raise ValueError(
+                f"--targets names {name!r}, which cannot be a target: it has no options or no test examples"
+            )
+    if not path.is_file():
+        others = sorted(set(kinds) - set(targets))
+        if targets and not others:
+            raise ValueError("--targets names all tasks, so none is left to train on; leave one out")
+        if targets:
+            lists = {"train": others, "test": sorted(targets), "unseen_domain_test": []}
+        elif len(kinds) > 1 and able:
+            proposal = (
+                proposed_setting(able, held_out * len(kinds) / len(able), seed) if len(able) > 1 else {"test": able}
+            )
+            lists = {
+                "train": sorted(set(kinds) - set(proposal["test"])),
+                "test": proposal["test"],
+                "unseen_domain_test": [],
+            }
+        else:
+            why = "a setting needs tasks to train on and targets" if able else "no task can be a target"
+            return Plan(None, f"no setting yet: {why}; import more tasks")
+        return Plan(lists, _described(setting, lists))
+
+    lists = read_setting(path)
+    named = {name for names in lists.values() for name in names}
+    new = [task.name for task in tasks if task.name not in named]
+    moved = [name for name in targets if name not in lists["test"]]
+    if not new and not moved:
+        return Plan(None, f"{_described(setting, lists)} (as before)")
+    if not setting_is_ours(path):
+        how = f"{path} was not written by an import, or was changed since, so it stays as it is"
+        if targets:
+            raise ValueError(f"{how}; edit it, or give another --setting")
+        return Plan(None, f"{how}: to use {', '.join(new)}, add to its lists, or give another --setting")
+    lists["test"] = sorted({*lists["test"], *moved})
+    lists["train"] = sorted({*lists["train"], *new} - set(moved))
+    if not lists["train"]:
+        raise ValueError("--targets names all tasks, so none is left to train on; leave one out")
+    joined = [name for name in new if name not in moved]
+    hint = f"; {', '.join(joined)} joined its training tasks (--targets makes targets)" if joined else ""
+    return Plan(lists, _described(setting, lists) + hint)
+
+
+def _imported(line: Mapping[str, Any]) -> bool:
+    source = line.get("source")
+    return isinstance(source, Mapping) and "asked" not in source and "files" in source
+
+
+def _described(setting: str, lists: Mapping[str, Sequence[str]]) -> str:
+    return f"setting {setting}: trains on {len(lists['train'])} tasks, holds out {', '.join(lists['test']) or 'none'}"
+
+
+# ---- writing
+
+
+def check_import(collection: Path, tasks: Sequence[Imported], overwrite: bool = False) -> None:
+    """ValueError unless all tasks may be written: none may be there with other examples, except to overwrite it."""
+    check_collection_folder(collection)
+    for task in tasks:
+        same = check_task(collection, task.name, task_hashes(task.name, task.splits))
+        if (collection / "data" / task.name).exists() and not same and not overwrite:
+            raise ValueError(f"{collection / 'data' / task.name} exists already; give --overwrite or another --task")
+
+
 def write_tasks(
     collection: Path,
     tasks: Sequence[Imported],
     *,
     overwrite: bool = False,
     setting: str | None = None,
-    held_out: float = 0.2,
-    seed: int = 100,
-) -> Path | None:
-    """Writes tasks into a collection, and a proposed setting over all of them when there are at least two.
+    lists: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Writes tasks into a collection, and `setting` with `lists` (see plan_setting) if there are any.
 
-    Returns the setting's file. Raises ValueError when a task is there already and `overwrite` is not set.
+    Raises ValueError, before anything is written, when check_import does or the setting is not ours.
     """
-    check_collection_folder(collection)
-    for task in tasks:
-        same = check_task(collection, task.name, task_hashes(task.name, task.splits))
-        if (collection / "data" / task.name).exists() and not same and not overwrite:
-            raise ValueError(f"{collection / 'data' / task.name} exists already; give --overwrite or another --task")
-    lists = None
-    if len(tasks) > 1 and setting is not None:
-        lists = proposed_setting([task.name for task in tasks], held_out, seed)
+    check_import(collection, tasks, overwrite)
+    if setting is not None and lists is not None:
         check_setting(collection, setting, lists)
     entries = []
     for task in tasks:
@@ -640,9 +694,6 @@ def write_tasks(
                 "files": hashes,
             }
         )
-    if lists is None or setting is None:
-        write_manifest(collection, entries)
-        return None
-    written = write_setting(collection, setting, lists)
-    write_manifest(collection, entries, settings=[setting])
-    return written
+    if setting is not None and lists is not None:
+        write_setting(collection, setting, lists)
+    write_manifest(collection, entries)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..tasks.collection import SPLITS, Collection, Example, parse_line
+from ..tasks.writing import question
+from .labels import look_alikes
 
 NEAR = 0.8  # estimated share of common word runs from which two inputs count as near duplicates
 HASHES, BANDS = 24, 6  # MinHash values of an input, and the groups of them that must agree once to compare two
@@ -178,6 +180,10 @@ def _label_findings(numbers: TaskStatistics, splits: Mapping[str, Numbered]) -> 
         if absent:
             message = f"{', '.join(absent[:5])} never occurs in train; add examples or drop the label"
             yield Finding(numbers.name, "label-absent", len(absent), message)
+        if alike := look_alikes(numbers.labels):
+            message = "labels that look alike: " + ", ".join(f"{one!r} and {other!r}" for one, other in alike[:5])
+            yield Finding(numbers.name, "label-alike", len(alike), message)
+        yield from _contradictions(numbers.name, splits)
         label, most = max(numbers.labels.items(), key=lambda item: item[1])
         if most > 0.95 * total:
             message = f"{label!r} is the output of {most} of {total} train examples"
@@ -190,6 +196,21 @@ def _label_findings(numbers: TaskStatistics, splits: Mapping[str, Numbered]) -> 
             yield Finding(numbers.name, "position-dominant", most, message)
     elif total >= 20 and numbers.distinct_outputs == 1:
         yield Finding(numbers.name, "output-constant", total, "all outputs are the same")
+
+
+def _contradictions(name: str, splits: Mapping[str, Numbered]) -> Iterator[Finding]:
+    """Inputs that stand there with several labels."""
+    first: dict[str, tuple[str, str]] = {}
+    places = []
+    for split, examples in splits.items():
+        for line, example in examples:
+            place = f"{name}/{split}.jsonl:{line}"
+            label, earlier = first.setdefault(question(example), (example.output, place))
+            if label != example.output:
+                places.append(f"{earlier} and {place}")
+    if places:
+        message = "inputs stand there again with another label; decide which is right"
+        yield Finding(name, "contradiction", len(places), message, tuple(places[:SHOWN]))
 
 
 def _encoding_findings(name: str, splits: Mapping[str, Numbered]) -> Iterator[Finding]:

@@ -1,20 +1,29 @@
-"""Every rule that a collection must obey; each violation is reported with file and line, all of them at once."""
+"""Every rule that a collection must obey, and what must hold of a setting before a model is trained or scored on it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from ..files import content_hash
+from ..progress import track
 from .collection import (
     NO_SPLIT,
     SETTING_KEYS,
     SPLITS,
     Collection,
     Examples,
+    Setting,
     Task,
     parse_line,
     problems_of_manifest,
@@ -134,3 +143,78 @@ def _line_of(text: str, word: str, after: str | None = None) -> int:
 def _from_error(path: Path, error: ValueError) -> Violation:
     place, _, message = str(error).removeprefix(str(path)).removeprefix(":").partition(": ")
     return Violation(path, int(place) if place.isdigit() else 1, message)
+
+
+# ---- before training and evaluation
+
+VERSION = 1  # of what the cached hashes are made of
+SCORED = ("dev", "test")
+LARGE = 20_000  # kB of examples from which reading shows its progress
+
+
+def check_training_data(collection: Collection, setting: Setting, cache: Path | None = None) -> int:
+    """Reads all that training and evaluation may read of a setting, and returns the number of examples.
+
+    Raises ValueError with file and line when an example is not good, when a task is both trained on and a target, or
+    when an example on which a target is scored (input and output alike) is in the training data.
+
+    cache: folder where the hashes of good files are kept by content, so that no file is read twice while it stays.
+    """
+    if both := sorted(set(setting.train) & set(setting.test)):
+        path = collection.path / "settings" / f"{setting.name}.json"
+        raise ValueError(f"{path}: {both[0]} is under both train and test; a target must not be trained on, delete one")
+    trained = [collection[name].train for name in setting.train]
+    targets = [collection[name] for name in setting.test]
+    scored = [task.split(split) for task in targets for split in SCORED if task.has(split)]
+    pools = [task.train for task in targets if task.has("train")]
+    files = [*trained, *pools, *scored]
+    sizes = [examples.path.stat().st_size // 1000 for examples in files]
+    found: list[np.ndarray] = []
+    with track("check data", sum(sizes), "kB") if sum(sizes) > LARGE else nullcontext() as progress:
+        for examples, size in zip(files, sizes, strict=True):
+            found.append(_good_hashes(examples, cache))
+            if progress is not None:
+                progress.advance(size, examples.task)
+    learned, tested = found[: len(trained)], found[len(trained) + len(pools) :]
+    everything = np.unique(np.concatenate(learned)) if learned else np.zeros(0, np.uint64)
+    for examples, hashes in zip(scored, tested, strict=True):
+        for line in np.flatnonzero(np.isin(hashes, everything)).tolist():
+            for other, theirs in zip(trained, learned, strict=True):
+                for place in np.flatnonzero(theirs == hashes[line]).tolist():
+                    one, two = examples[line], other[place]
+                    if (one.input, one.output) == (two.input, two.output):
+                        raise ValueError(
+                            f"{examples.path}:{line + 1}: this example of the target {examples.task} is also in the "
+                            f"training data, {other.path}:{place + 1}; delete it there, or do not train on "
+                            f"{other.task} (`tasks check` lists all such examples)"
+                        )
+    return sum(map(len, found))
+
+
+def _good_hashes(examples: Examples, cache: Path | None) -> np.ndarray:
+    """A hash of input and output of each example, uint64 [examples]. Raises ValueError for the first bad line."""
+    path = None
+    if cache is not None:
+        key = f"{VERSION} {examples.task} {content_hash(examples.path)}"
+        path = cache / "checked" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+        with suppress(OSError, ValueError, EOFError):
+            hashes = np.load(path)
+            if hashes.dtype == np.uint64 and hashes.shape == (len(examples),):
+                return hashes
+    digests = bytearray()
+    for index in range(len(examples)):
+        example = examples[index]
+        text = f"{example.input}\x1f{example.output}".encode()
+        digests += hashlib.blake2b(text, digest_size=8).digest()
+    hashes = np.frombuffer(bytes(digests), dtype=np.uint64)
+    if path is not None:
+        beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        with suppress(OSError):  # a cache that cannot be written is none
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with beside.open("wb") as file:
+                    np.save(file, hashes)
+                os.replace(beside, path)
+            finally:
+                beside.unlink(missing_ok=True)
+    return hashes

@@ -265,12 +265,9 @@ class Collection(Mapping[str, Task]):
         if not path.is_file():
             known = ", ".join(self.setting_names) or "none"
             raise ValueError(f"{path} does not exist: there is no setting {name!r}; known settings: {known}")
-        record = read_json_object(path)
+        lists = read_setting(path)
         present: dict[str, tuple[str, ...]] = {}
-        for key in SETTING_KEYS:
-            names = record.get(key)
-            if not isinstance(names, list) or not all(isinstance(task, str) for task in names):
-                raise ValueError(f'{path}: "{key}" must be a list of task names')
+        for key, names in lists.items():
             absent = [task for task in names if task not in self._tasks and task not in self.missing]
             if absent:
                 raise ValueError(
@@ -278,7 +275,7 @@ class Collection(Mapping[str, Task]):
                     'exist; add it or list it under "missing" in manifest.json'
                 )
             present[key] = tuple(task for task in names if task in self._tasks)
-        return Setting(name, **present, named={key: len(record[key]) for key in SETTING_KEYS})
+        return Setting(name, **present, named={key: len(names) for key, names in lists.items()})
 
 
 def problems_of_manifest(manifest: Mapping[str, Any]) -> list[tuple[str, str | None, str]]:
@@ -295,9 +292,16 @@ def problems_of_manifest(manifest: Mapping[str, Any]) -> list[tuple[str, str | N
             found.append((name, "tasks", f"{name} has the unknown kind {kind!r}; use one of {', '.join(KINDS)}"))
         if not isinstance(task.get("instruction", ""), str | None):
             found.append((name, "tasks", f"the instruction of {name} must be a sentence"))
-    if not isinstance(manifest.get("settings", {}), dict):
-        found.append(("settings", None, '"settings" must be an object'))
     return found
+
+
+def read_setting(path: Path) -> dict[str, list[str]]:
+    """The lists of a setting file. Raises ValueError with the file's name when it is none."""
+    record = read_json_object(path)
+    for key in SETTING_KEYS:
+        if not isinstance(record.get(key), list) or not all(isinstance(name, str) for name in record[key]):
+            raise ValueError(f'{path}: "{key}" must be a list of task names')
+    return {key: record[key] for key in SETTING_KEYS}
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

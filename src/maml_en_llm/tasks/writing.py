@@ -13,7 +13,7 @@ from typing import Any
 
 from ..files import write_text
 from ..names import check_name
-from .collection import SETTING_KEYS, SPLITS, Example, problems_of_manifest, read_json_object
+from .collection import SETTING_KEYS, SPLITS, Example, problems_of_manifest, read_json_object, read_setting
 from .seeds import random_generator
 
 STAGING = ".maml-en-llm-unfinished"  # beside data/, so that no reader takes a half-written task for one
@@ -128,21 +128,13 @@ def check_collection_folder(collection: Path) -> None:
         raise ValueError(f"{collection / 'manifest.json'} is not that of a collection; choose another --collection")
 
 
-def write_manifest(
-    collection: Path, entries: Iterable[Mapping[str, Any]], missing: Iterable[str] = (), settings: Iterable[str] = ()
-) -> None:
-    """Merges `entries` (each with a name) into manifest.json, declares `missing` tasks and tidies up.
-
-    settings: names of setting files that were written and may be written again.
-    """
+def write_manifest(collection: Path, entries: Iterable[Mapping[str, Any]], missing: Iterable[str] = ()) -> None:
+    """Merges `entries` (each with a name) into manifest.json, declares `missing` tasks and tidies up."""
     check_collection_folder(collection)
     manifest = read_manifest(collection)
     tasks = {entry["name"]: entry for entry in manifest.get("tasks", ())} | {entry["name"]: entry for entry in entries}
     manifest["tasks"] = [tasks[name] for name in sorted(tasks)]
     manifest["missing"] = sorted({*manifest.get("missing", ()), *missing} - set(tasks))
-    written = {name: _hash(setting_path(collection, name)) for name in settings}
-    if written:
-        manifest["settings"] = manifest.get("settings", {}) | written
     write_json(collection / "manifest.json", manifest)
     shutil.rmtree(collection / STAGING, ignore_errors=True)
 
@@ -152,10 +144,10 @@ def setting_path(collection: Path, name: str) -> Path:
     return collection / "settings" / f"{check_name(name, 'setting')}.json"
 
 
-def setting_is_ours(collection: Path, name: str) -> bool:
-    """Whether settings/NAME.json is as a command wrote it."""
-    path = setting_path(collection, name)
-    return path.is_file() and read_manifest(collection).get("settings", {}).get(name) == _hash(path)
+def setting_is_ours(path: Path) -> bool:
+    """Whether a setting file is as write_setting left it."""
+    record = read_json_object(path)
+    return record == _setting(record)
 
 
 def _hash(path: Path) -> str:
@@ -168,11 +160,11 @@ def check_setting(collection: Path, name: str, lists: Mapping[str, Sequence[str]
     path = setting_path(collection, name)
     if not path.exists():
         return False
-    if path.is_file() and read_json_object(path) == _setting(lists):
+    if path.is_file() and read_setting(path) == {key: list(lists.get(key, ())) for key in SETTING_KEYS}:
         return True
-    if not setting_is_ours(collection, name):
+    if not path.is_file() or not setting_is_ours(path):
         raise ValueError(
-            f"{path} was not written by maml-en-llm, or was changed since; choose another name, or edit it"
+            f"{path} was not written by maml-en-llm, or was changed since; edit it, or name another setting"
         )
     return False
 
@@ -185,18 +177,23 @@ def write_setting(collection: Path, name: str, lists: Mapping[str, Sequence[str]
     return path
 
 
-def _setting(lists: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    return {key: list(lists.get(key, ())) for key in SETTING_KEYS}
+def _setting(lists: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in a setting file; the hash of its lists tells it from one that somebody wrote or changed."""
+    record = {key: list(lists.get(key) or ()) for key in SETTING_KEYS}
+    digest = hashlib.sha256(json.dumps(record).encode()).hexdigest()[:16]
+    return record | {"made by": f"maml-en-llm {digest}"}
+
+
+def question(example: Example) -> str:
+    """What two examples have in common when input and options are equal but for case and white space."""
+    return " ".join("\x1f".join((example.input, *example.options)).split()).lower()
 
 
 def without_duplicates(examples: Iterable[Example], seen: set[str] | None = None) -> Iterator[Example]:
-    """The first example of each question, leaving out those in `seen`, to which new ones are added.
-
-    Two examples are one question when input and options are equal but for case and white space.
-    """
+    """The first example of each question, leaving out those in `seen`, to which new ones are added."""
     seen = set() if seen is None else seen
     for example in examples:
-        key = " ".join("\x1f".join((example.input, *example.options)).split()).lower()
+        key = question(example)
         if key not in seen:
             seen.add(key)
             yield example
