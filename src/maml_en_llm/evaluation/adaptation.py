@@ -16,7 +16,7 @@ import torch
 from ..bilevel import AdamW, update_all_, value_and_gradient
 from ..bilevel.steps import Tensors
 from ..config import AdaptConfig
-from ..files import write_text
+from ..files import check_output, only_writer, write_text
 from ..models import PromptLoss, trainable_parameters
 from ..progress import stop_on_signal, track
 from ..prompts.batches import Batch
@@ -35,6 +35,12 @@ def adapt(config: AdaptConfig) -> dict[str, Any]:
 
     A task that is finished is not done again when the same command continues.  Raises ValueError for bad input.
     """
+    check_output(config.output, ending=".json")
+    with only_writer(config.output):
+        return _adapt(config)
+
+
+def _adapt(config: AdaptConfig) -> dict[str, Any]:
     job = Evaluation(config)
     parameters = {name: p.detach() for name, p in trainable_parameters(job.model).items()}
     start = {name: parameter.clone() for name, parameter in parameters.items()}
@@ -64,9 +70,11 @@ def adapt(config: AdaptConfig) -> dict[str, Any]:
         "adapted_from": config.model,
         "before": job.summary(earlier),
     }
-    before.finish()
-    after.finish()
+    for store in (before, after):
+        store.write()
     write_text(config.output, json.dumps(results, indent=1, ensure_ascii=False))
+    for store in (before, after):
+        store.forget()
     return results
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config import EvaluateConfig
-from ..files import write_text
+from ..files import check_output, only_writer, write_text, writing
 from ..models import load_model, load_tokenizer, pick_device
 from ..prediction.scoring import Scorer
 from ..progress import StopRequest, Tracker, console, stop_on_signal, track
@@ -41,14 +41,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     log-likelihood is predicted. Predictions with all scores go to `OUTPUT.predictions.jsonl`; when a run is stopped,
     the same command continues where it was.  Raises ValueError for bad input.
     """
-    job = Evaluation(config)
-    store = PredictionStore(config, job.provenance, job.record.manifest_hash)
-    with track("evaluate", len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
-        for task in job.tasks:
-            job.score(task, store, progress, stop)
-    results = job.results({task.name: task_result(task, store.rows, job.seeds) for task in job.tasks})
-    store.finish()
-    write_text(config.output, json.dumps(results, indent=1, ensure_ascii=False))
+    check_output(config.output, ending=".json")
+    with only_writer(config.output):
+        job = Evaluation(config)
+        store = PredictionStore(config, job.provenance, job.record.manifest_hash)
+        with track("evaluate", len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
+            for task in job.tasks:
+                job.score(task, store, progress, stop)
+        results = job.results({task.name: task_result(task, store.rows, job.seeds) for task in job.tasks})
+        store.write()
+        write_text(config.output, json.dumps(results, indent=1, ensure_ascii=False))
+        store.forget()
     return results
 
 
@@ -295,25 +298,27 @@ class PredictionStore:
         stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
         header = hashlib.sha256(repr((sorted(computed.items()), provenance, stamp, data)).encode()).hexdigest()
         if self._partial.is_file():
-            first, *lines = self._partial.read_text(encoding="utf-8").split("\n")
+            first, *lines = self._partial.read_text(encoding="utf-8", errors="replace").split("\n")
             if first == json.dumps({"of": header}):
+                kept = [first]
                 for line in lines[:-1]:  # the last piece is empty, or was cut off
-                    group = json.loads(line)
-                    self.rows[group["task"], group["seed"]] = group["rows"]
-                kept = [json.dumps({"of": header}), *lines[:-1]]
+                    with contextlib.suppress(ValueError, KeyError, TypeError):  # what is damaged is scored again
+                        group = json.loads(line)
+                        self.rows[group["task"], group["seed"]] = group["rows"]
+                        kept.append(line)
                 write_text(self._partial, "\n".join(kept) + "\n")
                 return
-        self._partial.write_text(json.dumps({"of": header}) + "\n", encoding="utf-8")
+        write_text(self._partial, json.dumps({"of": header}) + "\n")
 
     def finished(self, task: str) -> set[int]:
         return {seed for name, seed in self.rows if name == task}
 
     def add(self, task: str, seed: int, rows: list[dict[str, Any]]) -> None:
         self.rows[task, seed] = rows
-        with self._partial.open("a", encoding="utf-8") as file:
+        with writing(self._partial), self._partial.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"task": task, "seed": seed, "rows": rows}, ensure_ascii=False) + "\n")
 
-    def finish(self) -> None:
+    def write(self) -> None:
         """Writes one line per prediction to the final file."""
         lines = [
             json.dumps({"task": task, "seed": seed, **row}, ensure_ascii=False)
@@ -321,4 +326,7 @@ class PredictionStore:
             for row in rows
         ]
         write_text(self._final, "\n".join(lines) + "\n")
-        os.unlink(self._partial)
+
+    def forget(self) -> None:
+        """Deletes what is kept of an unfinished evaluation, once its results are written."""
+        self._partial.unlink()

@@ -15,14 +15,13 @@ from typing import Any
 from ..config import AdaptConfig, TrainConfig, read_yaml
 from ..evaluation.adaptation import adapt
 from ..evaluation.protocol import evaluate, target_data_hash
-from ..files import read_json
+from ..files import lock, owner, read_json
 from ..progress import console
 from ..reporting.report import report
 from ..tasks.collection import Collection, load_collection
 from ..training.loop import train, training_data_hash
 from ..training.model_card import read_provenance
 from ..training.record import config_hash, trained_identity
-from .locks import lock, owner
 from .rows import Overrides, Row, read_overrides, read_table, rows_of
 
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # of input, disk and device; anything else is a defect

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from ..files import replace_folder
+from ..files import replace_folder, writing
 
 disable_progress_bar()  # ours say more
 
@@ -53,11 +53,16 @@ def save_model(model: Any, tokenizer: Any, folder: Path, extra_files: Mapping[st
     """Writes a plain Hugging Face folder, with `extra_files` (name -> text) in it, replacing `folder` in one step."""
     beside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside)
-    tokenizer.save_pretrained(beside)
-    for name, text in (extra_files or {}).items():
-        (beside / name).write_text(text, encoding="utf-8")
-    replace_folder(beside, folder)
+    try:
+        with writing(folder):
+            model.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
+            for name, text in (extra_files or {}).items():
+                (beside / name).write_text(text, encoding="utf-8")
+        replace_folder(beside, folder)
+    except OSError:  # the disk is full: what there is of the new folder is of no use
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..bilevel import Moments
 from ..config import TrainConfig
+from ..files import check_output, only_writer
 from ..methods import Method, method_class
 from ..models import (
     PromptLoss,
@@ -40,6 +43,12 @@ def train(config: TrainConfig) -> Path:
     was interrupted and resumed.  Raises ValueError for bad input, and KeyboardInterrupt when stopped, after saving a
     checkpoint.
     """
+    check_output(config.output, folder=True)
+    with only_writer(config.output):
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> Path:
     collection = load_collection(config.collection)
     setting = training_setting(config, collection)
     run = RunDirectory(config, fingerprint=data_fingerprint(collection, setting))
@@ -70,7 +79,10 @@ def train(config: TrainConfig) -> Path:
     updates = config.batches // group
     run.begin()
     record.write()
-    first = run.restore(parameters, method.moments) // group
+    batches_seen, saved = run.restore(state_of(parameters, method.moments))
+    if saved:
+        load_state(saved, parameters, method.moments)
+    first = batches_seen // group
     saved_at = first * group
     started = time.monotonic()
     with track(config.method, updates * group, "batches", done=first * group) as progress, stop_on_signal() as stop:
@@ -86,7 +98,7 @@ def train(config: TrainConfig) -> Path:
                 run.log({"batches": seen, **figures, "lr": config.lr * lr_scale, "seconds": time.monotonic() - started})
             due = config.checkpoint_every and seen - saved_at >= config.checkpoint_every
             if (due or stop.requested) and seen < updates * group:
-                run.save(seen, parameters, method.moments)
+                run.save(seen, state_of(parameters, method.moments))
                 record.write()
                 saved_at = seen
             if stop.requested and seen < updates * group:
@@ -99,6 +111,21 @@ def train(config: TrainConfig) -> Path:
     save_model(merge_trained(model), tokenizer, run.model, files)
     run.finish()
     return run.model
+
+
+def state_of(parameters: Mapping[str, Tensor], moments: Moments) -> dict[str, Tensor]:
+    """All that an update changes, by name."""
+    groups = {"parameter": parameters, "first": moments.first, "second": moments.second or {}}
+    state = {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+    return state | {"step": torch.tensor(moments.step)}
+
+
+def load_state(saved: Mapping[str, Tensor], parameters: Mapping[str, Tensor], moments: Moments) -> None:
+    """Takes all that `state_of` gave over from a checkpoint."""
+    with torch.no_grad():
+        for name, tensor in state_of(parameters, moments).items():
+            tensor.copy_(saved[name])
+    moments.step = int(saved["step"])
 
 
 def training_batches(config: TrainConfig, method: Method, collection: Collection, tokenizer: Any) -> Sampler:
