@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..config import EvaluateConfig
 from ..models import load_model, load_tokenizer, pick_device
-from ..prediction.scoring import Scorer
+from ..prediction.scoring import Scorer, check_finite
 from ..progress import console
 from ..tasks.collection import Example
 from ..training.model_card import read_provenance
@@ -47,6 +47,7 @@ def predict(
     scorer = Scorer(load_model(model, pick_device(device)))
     prefix = form.encode_demonstrations(tokenizer, shown, first=not head)
     ((scores,), _) = score_targets(form, scorer, prefix, [targets], head)
+    check_finite([scores], f"the input {input!r}")
     return dict(sorted(zip(options, scores, strict=True), key=lambda item: item[1]))
 
 

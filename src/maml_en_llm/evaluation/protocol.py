@@ -13,7 +13,7 @@ from typing import Any
 from ..config import EvaluateConfig
 from ..files import check_output, only_writer, write_text, writing
 from ..models import load_model, load_tokenizer, pick_device
-from ..prediction.scoring import Scorer
+from ..prediction.scoring import Scorer, check_finite
 from ..progress import StopRequest, Tracker, console, stop_on_signal, track
 from ..prompts.demonstrations import fixed_demonstrations
 from ..prompts.layout import EncodedTarget, PromptFormat
@@ -118,6 +118,7 @@ class Evaluation:
                 demonstrations = self.demonstrations(task, seed, order)
                 prefix = form.encode_demonstrations(tokenizer, demonstrations, first=not head)
                 scores, alone = score_targets(form, self.scorer, prefix, targets, head)
+                check_finite(scores, f"task {task.name}, seed {seed}")
                 if self.config.calibrate:
                     scores = self._calibrated(prefix, head, examples, scores)
                 for index, (example, values) in enumerate(zip(examples, scores, strict=True)):
