@@ -392,7 +392,10 @@ class PredictionStore:
         with self._partial.open("a", encoding="utf-8") as file:
             file.write(to_json(_SeedPredictions(rows=tuple(rows)), indent=None) + "\n")
 
-    def finish(self) -> None:
+    def write(self) -> None:
         """Writes one line per prediction to the final file."""
         write_text(self._final, "".join(prediction_line(row) for rows in self.rows.values() for row in rows))
+
+    def forget(self) -> None:
+        """Deletes the unfinished file, once the results file is written, too."""
         self._partial.unlink()

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import tiny_language_model
-from maml_en_llm.prediction.scoring import Scorer
+from families import FAMILIES, tiny_model
+from maml_en_llm.prediction.scoring import Scorer, check_finite
 from maml_en_llm.prompts.layout import EncodedPrompt, EncodedTarget
 
 PACKED = ["gpt2", "llama", "opt", "gpt_neox", "qwen3", "gemma", "gemma3"]
@@ -63,12 +64,52 @@ def test_scores_equal_plain_encoding(family: str, direction: str, prefix: list[i
             assert ours == pytest.approx(theirs, abs=1e-5)
 
 
-@pytest.mark.parametrize("family", [*PACKED, "bloom"])
-def test_models_that_can_be_packed_are(family: str) -> None:
-    """Bloom's ALiBi counts positions by column, so that its prompts are encoded one by one."""
-    scorer = Scorer(MODELS[family])
-    scorer.score(PREFIX, random_examples(2, "direct"))
-    assert scorer.packing == (family != "bloom")
+NOT_PACKED = ["bloom", "mpt", "gpt_neo", "llama4", "rwkv", "mamba", "mamba2", "falcon_mamba", "recurrent_gemma"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_scored_right_and_packed_where_that_is_right(family: str) -> None:
+    """Columns that count as positions, local and chunked attention, and states do not allow packing.
+
+    Window and chunk have 12 tokens here; the first prompts and packs are within them.
+    """
+    scorer = Scorer(tiny_model(family), tokens_per_forward=60)
+    for prefix, examples in [([], 1), (PREFIX[:2], 1), (PREFIX[:3], 4), (PREFIX[:8], 2), (PREFIX, 8)]:
+        several = random_examples(len(prefix), "direct", examples=examples, options=2 if examples == 1 else 3)
+        expected = [[plain_score(scorer.model, prefix, target) for target in targets] for targets in several]
+        for ours, theirs in zip(scorer.score(prefix, several), expected, strict=True):
+            assert ours == pytest.approx(theirs, rel=2e-6, abs=2e-6)
+    assert scorer.packing == (family not in NOT_PACKED)
+
+
+def test_what_a_rejection_makes_doubtful_is_scored_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """The longest examples come first: of later packs one is larger in another way, and finds a wrong one."""
+    model = tiny_model("gpt2")
+    scorer, examples = Scorer(model, tokens_per_forward=20), random_examples(5, "direct", examples=8)
+    score_pack, wrong = scorer._score_pack, 3
+
+    def wrong_from_the_third_on(*arguments: Any) -> list[float]:
+        nonlocal wrong
+        wrong -= 1
+        scorer._checked = [0, 0, 0]
+        return [value + (wrong <= 0) for value in score_pack(*arguments)]
+
+    scorer._score_pack = wrong_from_the_third_on  # type: ignore[method-assign]
+    found = scorer.score(PREFIX, examples)
+    assert found == [[scorer.score_plain(joined(PREFIX, target)) for target in targets] for targets in examples]
+    assert not scorer.packing
+    assert "scored one by one" in capsys.readouterr().err
+
+
+def test_scores_that_are_no_numbers_name_their_example() -> None:
+    check_finite([[1.0, 2.0], []], "task mood")
+    with pytest.raises(ValueError, match=r"task mood, example 1: a score is nan; .* weights that are not finite"):
+        check_finite([[1.0, 2.0], [0.5, float("nan")]], "task mood")
+
+
+def joined(prefix: list[int], target: EncodedTarget) -> EncodedPrompt:
+    read = len(prefix) + len(target.context)
+    return EncodedPrompt([*prefix, *target.context, *target.answer], [False] * read + [True] * len(target.answer))
 
 
 TOKENS = st.lists(st.integers(0, 39), max_size=4)

@@ -105,7 +105,7 @@ def test_resuming_from_a_checkpoint_drops_what_came_after_it(
     with in_update(5, crash), pytest.raises(MemoryError):
         train(cut)
     (checkpoint,) = (tmp_path / "cut" / "checkpoints").iterdir()
-    assert int(checkpoint.name) == 3 * group
+    assert int(checkpoint.name.partition("-")[0]) == 3 * group
     assert read_metrics(tmp_path / "cut")[-1]["batches"] == 4 * group
     train(cut, resume=True)
     assert_same_run(tmp_path / "cut", tmp_path / "whole")

@@ -16,6 +16,7 @@ import torch
 from ..bilevel import AdamW, update_all_, value_and_gradient
 from ..bilevel.steps import Tensors
 from ..config import AdaptConfig
+from ..files import check_output, only_writer
 from ..models import PromptLoss, trainable_parameters
 from ..progress import stop_on_signal, track
 from ..prompts.batches import Batch
@@ -36,6 +37,12 @@ def adapt(config: AdaptConfig) -> Results:
 
     A task that is finished is not done again when the same command continues.  Raises ValueError for bad input.
     """
+    check_output(config.output, ending=".json")
+    with only_writer(config.output):
+        return _adapt(config)
+
+
+def _adapt(config: AdaptConfig) -> Results:
     job = Evaluation(config)
     parameters = {name: p.detach() for name, p in trainable_parameters(job.model.network).items()}
     start = {name: parameter.clone() for name, parameter in parameters.items()}
@@ -68,9 +75,11 @@ def adapt(config: AdaptConfig) -> Results:
         adaptation=adaptation,
     )
     results = job.results(row, both, before=job.summary(earlier))
-    before.finish()
-    after.finish()
+    for store in (before, after):
+        store.write()
     write_results(config.output, results)
+    for store in (before, after):
+        store.forget()
     return results
 
 

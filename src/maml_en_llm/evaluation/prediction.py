@@ -10,6 +10,7 @@ from pathlib import Path
 from ..methods import method_of_model
 from ..models import pick_device
 from ..prediction.predictor import LabelledTask, LoadedModel
+from ..prediction.scoring import check_finite
 from ..progress import console
 from ..prompts.demonstrations import AsGiven
 from ..results import read_provenance
@@ -46,6 +47,7 @@ def predict(
     predictor = method.predictor(LoadedModel(model, pick_device(device)), style, select=AsGiven())
     task = LabelledTask("demonstrations", shown, instruction)
     (scores,) = predictor.scores(task, [Example(input, options[0], options)], seed=0)
+    check_finite([scores], f"the input {input!r}")
     return dict(sorted(zip(options, scores, strict=True), key=lambda item: item[1]))
 
 

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import EvaluateConfig
+from ..files import check_output, only_writer
 from ..methods import method_of_model
 from ..methods.method import Method
 from ..models import pick_device
 from ..prediction.predictor import LabelledTask, LoadedModel
+from ..prediction.scoring import check_finite
 from ..progress import StopRequest, Tracker, console, stop_on_signal, track
 from ..prompts.demonstrations import check_bank
 from ..prompts.style import PromptStyle
@@ -43,14 +45,17 @@ def evaluate(config: EvaluateConfig) -> Results:
     log-likelihood is predicted. Predictions with all scores go to `OUTPUT.predictions.jsonl`; when a run is stopped,
     the same command continues where it was.  Raises ValueError for bad input.
     """
-    job = Evaluation(config)
-    store = prediction_store(config, job)
-    with track("evaluate", len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
-        for task in job.tasks:
-            job.score(task, store, progress, stop)
-    results = job.results(job.row(), {task.name: task_result(task, store.rows, job.seeds) for task in job.tasks})
-    store.finish()
-    write_results(config.output, results)
+    check_output(config.output, ending=".json")
+    with only_writer(config.output):
+        job = Evaluation(config)
+        store = prediction_store(config, job)
+        with track("evaluate", len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
+            for task in job.tasks:
+                job.score(task, store, progress, stop)
+        results = job.results(job.row(), {task.name: task_result(task, store.rows, job.seeds) for task in job.tasks})
+        store.write()
+        write_results(config.output, results)
+        store.forget()
     return results
 
 
@@ -111,6 +116,7 @@ class Evaluation:
             rows = []
             for order in range(self.orders):
                 scores = self.predictor.scores(labelled, examples, seed, order)
+                check_finite(scores, f"task {task.name}, seed {seed}")
                 for index, (example, values) in enumerate(zip(examples, scores, strict=True)):
                     lowest = min(range(len(values)), key=values.__getitem__)
                     prediction = Prediction(

@@ -15,6 +15,7 @@ from typing import Any
 from ..config import AdaptConfig
 from ..evaluation.adaptation import adapt
 from ..evaluation.protocol import evaluate, target_data_hash
+from ..files import lock, owner
 from ..methods.method import Method
 from ..progress import console
 from ..reporting.report import report
@@ -23,7 +24,6 @@ from ..tasks.collection import Collection, load_collection
 from ..training.checkpoint import read_training_config
 from ..training.loop import train, training_data_hash
 from ..training.record import config_hash, trained_identity
-from .locks import lock, owner
 from .rows import Overrides, Row, read_overrides, read_table, rows_of
 
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # of input, disk and device; anything else is a defect

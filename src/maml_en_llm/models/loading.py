@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from ..files import replace_folder
+from ..files import replace_folder, writing
 from ..names import check_folder, unfinished
 
 disable_progress_bar()  # ours say more
@@ -60,11 +60,16 @@ def save_model(
     check_folder(folder, maker)
     beside = unfinished(folder)
     shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside)
-    tokenizer.save_pretrained(beside)
-    for name, text in (extra_files or {}).items():
-        (beside / name).write_text(text, encoding="utf-8")
-    replace_folder(beside, folder, maker)
+    try:
+        with writing(folder):
+            model.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
+            for name, text in (extra_files or {}).items():
+                (beside / name).write_text(text, encoding="utf-8")
+        replace_folder(beside, folder, maker)
+    except OSError:  # the disk is full: what there is of the new folder is of no use
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files import replace_folder, write_text
+from ..files import check_output, replace_folder, write_text
 from ..names import unfinished
 from ..progress import console
 from .page import build, render
@@ -20,6 +20,7 @@ def report(results: Sequence[Path], output: Path) -> Path:
     results: results files, tables (.csv), and folders that hold results and run directories. What cannot be used is
     named on standard error and in the report.  Raises ValueError when nothing can be used.
     """
+    check_output(output, folder=True)
     inputs = read_inputs(results)
     page = build(inputs)
     for line in (lines := not_read_lines(inputs)):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..files import check_output, only_writer
 from ..methods.method import Method
 from ..models import TrainableModel, choose_trainable, keep_freed_memory, load_model, load_tokenizer, pick_device
 from ..progress import console, stop_on_signal, track
@@ -29,6 +30,12 @@ def train(config: Method, resume: bool = False) -> Path:
     was interrupted and continued with `resume`.  Raises ValueError for bad input, and KeyboardInterrupt when stopped,
     after saving a checkpoint.
     """
+    check_output(config.output, folder=True)
+    with only_writer(config.output):
+        return _train(config, resume)
+
+
+def _train(config: Method, resume: bool) -> Path:
     collection = load_collection(config.collection)
     setting = training_setting(config, collection)
     run = RunDirectory(config, data_fingerprint(collection, setting), resume)
