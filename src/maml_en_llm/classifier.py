@@ -226,7 +226,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return selection_with(self._loaded(), self.choose, self.choose_groups, self.layer)
 
     def _style(self) -> PromptStyle:
-        style = method_of_model(read_provenance(_folder(self.model))).prompts_at_test()
+        style = method_of_model(read_provenance(os.fspath(self.model))).prompts_at_test()
         if style.instructed and not self.instruction:
             warnings.warn(
                 "the model was trained with an instruction at the head of each prompt; give one", stacklevel=4
@@ -240,7 +240,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return replace(style, format=form, instructed=bool(self.instruction))
 
     def _loaded(self) -> LoadedModel:
-        return getattr(self, "_adapted", None) or _load(_folder(self.model), self.device)
+        return getattr(self, "_adapted", None) or _load(os.fspath(self.model), self.device)
 
     def _check_parameters(self) -> None:
         if self.demonstrations < 1:
@@ -300,10 +300,6 @@ def one_label_for_nearly_all(predicted: Sequence[str], labelled: Sequence[str]) 
     return f"{label!r} is predicted for {count} of {len(predicted)} rows, though {known} have it"
 
 
-def _folder(model: str | os.PathLike[str]) -> str:
-    from .starter import starter_model
-
-    return str(starter_model()) if os.fspath(model) == "starter" else os.fspath(model)
 
 
 @lru_cache(maxsize=2)

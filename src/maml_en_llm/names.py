@@ -104,3 +104,8 @@ def _files(folder: Path) -> Iterator[str]:
     for path, folders, files in os.walk(folder):
         for name in (*files, *(name for name in folders if (Path(path) / name).is_symlink())):
             yield (Path(path) / name).relative_to(folder).as_posix()
+
+
+def model_folder(model: str | Path) -> str:
+    """The folder of the built-in model for its name, `starter`; any other model as it is named."""
+    return str(Path(__file__).parent / "starter" / "model") if str(model) == "starter" else str(model)

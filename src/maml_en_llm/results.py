@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from .files import write_text
+from .names import model_folder
 
 RESULTS_FORMAT = "maml-en-llm results 2"
 PROVENANCE = "maml_en_llm.json"  # in a model folder
@@ -302,7 +303,7 @@ def read_run(path: Path) -> RunRecord:
 
 def read_provenance(model: str | Path) -> Provenance | None:
     """How the model in a folder was made; None for any model that `train` did not make."""
-    path = Path(model) / PROVENANCE
+    path = Path(model_folder(model)) / PROVENANCE
     return _read(Provenance, path, "train the model with this version") if path.is_file() else None
 
 

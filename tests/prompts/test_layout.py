@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
+from conftest import SHARED
 from maml_en_llm.models import load_tokenizer
 from maml_en_llm.prompts.layout import PromptFormat
 from maml_en_llm.tasks.collection import Example
@@ -82,11 +85,28 @@ def test_a_piece_has_the_same_tokens_whatever_stands_before_it(tokenizer: Any) -
         assert prompt.token_ids[-len(target) :] == target.context + target.answer
 
 
-def golden_cases() -> list[dict[str, Any]]:
-    from conftest import SHARED
+GOLDEN = Path(__file__).parent / "golden"
 
-    path = SHARED / "golden" / "metaicl_prompts.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+def golden_cases(path: Path) -> list[Any]:
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return [pytest.param(c, id=f"{c['use']}-{c['direction']}-{c['layout']}-{c['task']}") for c in records]
+
+
+@pytest.fixture(scope="module")
+def part_of_gpt2() -> Any:
+    """GPT-2's tokenizer, cut down to the merges that the texts of golden/cases.jsonl need; the ids are GPT-2's."""
+    record = json.loads((GOLDEN / "gpt2_part.json").read_text(encoding="utf-8"))
+    merges = [tuple(merge.split(" ")) for merge in record["merges"]]
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(record["vocabulary"], merges))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+@pytest.mark.parametrize("case", golden_cases(GOLDEN / "cases.jsonl"))
+def test_golden_token_ids(part_of_gpt2: Any, case: dict[str, Any]) -> None:
+    """A subset of the cases made with the reference implementation (MetaICL) and GPT-2's tokenizer."""
+    check_golden_case(part_of_gpt2, case)
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +114,12 @@ def gpt2_tokenizer(shared: Callable[[str], Path]) -> Any:
     return load_tokenizer(shared("tokenizers/gpt2"))
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, id=f"{c['use']}-{c['direction']}-{c['layout']}-{c['task']}") for c in golden_cases()]
-)
-def test_token_ids_of_the_reference_implementation(gpt2_tokenizer: Any, case: dict[str, Any]) -> None:
+@pytest.mark.parametrize("case", golden_cases(SHARED / "golden" / "metaicl_prompts.jsonl"))
+def test_all_golden_token_ids_with_the_whole_tokenizer(gpt2_tokenizer: Any, case: dict[str, Any]) -> None:
+    check_golden_case(gpt2_tokenizer, case)
+
+
+def check_golden_case(gpt2_tokenizer: Any, case: dict[str, Any]) -> None:
     def example(record: dict[str, Any]) -> Example:
         return Example(record["input"], record["output"], tuple(record["options"]))
 
@@ -114,9 +136,12 @@ def test_token_ids_of_the_reference_implementation(gpt2_tokenizer: Any, case: di
         assert prompt.answer_mask == [False] * (length - answer) + [True] * answer
 
 
-def test_golden_cases_are_read(shared: Callable[[str], Path]) -> None:
-    shared("golden/metaicl_prompts.jsonl")
-    assert len(golden_cases()) == 84
+def test_there_are_golden_cases_of_every_kind() -> None:
+    cases = [case.values[0] for case in golden_cases(GOLDEN / "cases.jsonl")]
+    assert len(cases) >= 40
+    kinds = {(case["use"], case["direction"], case["layout"]) for case in cases}
+    assert len(kinds) == 6
+    assert any(len(case.get("token_ids", ())) == 1024 for case in cases)  # cut from the left
 
 
 # ---- properties, over examples, layouts, directions and limits

@@ -11,6 +11,7 @@ from ..files import check_output, only_writer
 from ..methods import method_of_model
 from ..methods.method import Method
 from ..models import pick_device
+from ..names import model_folder
 from ..prediction.predictor import LabelledTask, LoadedModel
 from ..prediction.scoring import check_finite
 from ..progress import StopRequest, Tracker, console, stop_on_signal, track
@@ -251,6 +252,6 @@ def task_result(task: Task, rows: Mapping[tuple[str, int], list[Prediction]], se
 def prediction_store(config: EvaluateConfig, job: Evaluation) -> PredictionStore:
     """The predictions of `config.output`, with what is left there of an evaluation of the same model and data."""
     computed = {key: value for key, value in vars(config).items() if key not in config.FREE}
-    weights = sorted(Path(config.model).glob("*.safetensors"))
+    weights = sorted(Path(model_folder(config.model)).glob("*.safetensors"))
     stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
     return PredictionStore(config.output, digest([computed, repr(job.provenance), stamp, job.record.manifest_hash]))

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from ..files import replace_folder, writing
-from ..names import check_folder, unfinished
+from ..names import check_folder, model_folder, unfinished
 
 disable_progress_bar()  # ours say more
 
@@ -23,6 +23,7 @@ def load_tokenizer(model: str | Path) -> Any:
 
     A folder with nothing but GPT-2's vocab.json and merges.txt counts as one.
     """
+    model = model_folder(model)
     try:
         if (Path(model) / "merges.txt").is_file() and not (Path(model) / "tokenizer_config.json").is_file():
             return AutoTokenizer.from_pretrained(str(model), tokenizer_type="gpt2")
@@ -37,6 +38,7 @@ def load_model(model: str | Path, device: torch.device | str = "cpu", attention:
     Only safetensors weights are read and no remote code runs. attention: a transformers attention implementation;
     None leaves the choice to transformers. Raises ValueError when there is no such model.
     """
+    model = model_folder(model)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(model),

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from ..names import model_folder
+
 
 def starter_model() -> Path:
     """The Hugging Face folder of the built-in language model; `make starter-model` makes it anew."""
-    return Path(__file__).parent / "model"
+    return Path(model_folder("starter"))

@@ -16,6 +16,7 @@ from ..models import TrainableModel, choose_trainable, keep_freed_memory, load_m
 from ..progress import console, stop_on_signal, track
 from ..prompts.batches import Sampler
 from ..prompts.token_cache import TokenCache, cache_folder
+from ..tasks.check import check_training_data
 from ..tasks.collection import Collection, Example, Setting, load_collection
 from ..tasks.limited import limited
 from .checkpoint import RunDirectory
@@ -47,6 +48,7 @@ def _train(config: Method, resume: bool) -> Path:
         console.print(f"{run.model} is finished already")
         return run.model
 
+    check_training_data(collection, setting, cache_folder())
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
     keep_freed_memory()

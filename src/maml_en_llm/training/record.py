@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ..files import content_hash, write_text
+from ..names import model_folder
 from ..results import RunRecord, digest, read_provenance, read_run, to_json
 from ..tasks.collection import SPLITS, Collection
 
@@ -35,7 +36,7 @@ def config_hash(config: Any, model: str | None = None) -> str:
 
 def model_identity(model: str) -> str:
     """What a model is, wherever it lies: how it was trained, else the content of its folder, else its hub id."""
-    folder = Path(model)
+    folder = Path(model_folder(model))
     if not folder.is_dir():
         return model
     provenance = read_provenance(model)
