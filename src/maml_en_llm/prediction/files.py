@@ -25,7 +25,7 @@ import numpy as np
 
 from ..files import content_hash, write_text
 from ..progress import stop_on_signal, track
-from ..sources.importing import MOST_CHARACTERS, check_file, detect_delimiter
+from ..sources.reading import MOST_CHARACTERS, check_file, detect_delimiter
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 ROWS_AT_ONCE = 1024
