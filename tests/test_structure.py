@@ -54,7 +54,11 @@ def test_no_room_imports_one_to_its_right(path: Path) -> None:
 
 
 def test_no_code_asks_for_a_method_by_its_name() -> None:
-    names = [path.stem.replace("_", "-") for path in (ROOT / "methods").glob("*.py") if path.stem not in ("__init__", "method")]
+    names = [
+        path.stem.replace("_", "-")
+        for path in (ROOT / "methods").glob("*.py")
+        if path.stem not in ("__init__", "method")
+    ]
     question = re.compile(rf"(==|!=|\bin)\s*[(\[{{]?\s*[\"']({'|'.join(names)})[\"']")
     asked = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"

@@ -300,8 +300,6 @@ def one_label_for_nearly_all(predicted: Sequence[str], labelled: Sequence[str]) 
     return f"{label!r} is predicted for {count} of {len(predicted)} rows, though {known} have it"
 
 
-
-
 @lru_cache(maxsize=2)
 def _load(model: str, device: str) -> LoadedModel:
     return LoadedModel(model, pick_device(device))

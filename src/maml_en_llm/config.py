@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
+from .prompts.choosing import Choice, needs_vectors
 from .prompts.layout import Direction, Layout, Overflow
 
 Optimizer = Literal["adamw", "sgd"]
@@ -146,6 +147,18 @@ class EvaluateConfig(Config):
     """fit cuts a task's demonstrations once; left cuts every prompt from its left, as the reference does."""
     instructions: bool | None = None
     """The task's instruction at the head of its prompts; by default as the model was trained, else not."""
+    learner: str = "in-context"
+    """What predicts: the model in its context, or a head that learns from the same labelled examples:
+    distilled-logistic, logistic, majority, nearest, prototype, set-transformer, tfidf-logistic, tfidf-nearest,
+    uniform."""
+    choose: Choice = "random"
+    """Which labelled examples precede an example; all but random never show it itself (docs/choosing.md)."""
+    bank: Literal["own", "all"] = "own"
+    """Where bm25 and nearest choose from: the task's own labelled examples, or those of all training tasks."""
+    choose_groups: int = 0
+    """bm25 and nearest: how many sets of demonstrations a task's examples share; 0 is one for each, which is slow."""
+    layer: str = "words"
+    """Of the vectors that heads and nearest compare: words (input embeddings), middle, last, or a number."""
     calibrate: bool = False
     """Subtract the score that an option has with the input "N/A" (PMI); direct only."""
     seeds: tuple[int, ...] = (100, 13, 21, 42, 87)
@@ -166,8 +179,27 @@ class EvaluateConfig(Config):
         super().check()
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one")
-        self.at_least(0, "demonstrations")
+        self.at_least(0, "demonstrations", "choose_groups")
         self.at_least(1, "orders", "max_examples", "tokens_per_forward")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, why in self.unread().items():
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name} is set but {why} does not read it; leave it out")
+
+    def unread(self) -> dict[str, str]:
+        """Keys that other values leave without effect, each with the value that does."""
+        unread: dict[str, str] = {}
+        if self.learner != "in-context":
+            of_prompts = ("direction", "layout", "max_tokens", "max_tokens_per_example", "overflow", "instructions")
+            names = (*of_prompts, "calibrate", "orders", "bank", "tokens_per_forward")
+            unread |= dict.fromkeys(names, f"learner={self.learner}")
+        elif not needs_vectors(self.choose, self.choose_groups):
+            unread |= {"layer": f"choose={self.choose}"}
+        if self.choose not in ("bm25", "nearest"):
+            unread |= dict.fromkeys(("bank", "choose_groups"), f"choose={self.choose}")
+        if self.demonstrations == 0:
+            unread |= {"choose": "demonstrations=0"}
+        return unread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +217,8 @@ class AdaptConfig(EvaluateConfig):
 
     def check(self) -> None:
         super().check()
+        if self.learner != "in-context":
+            raise ValueError(f"learner is {self.learner} but only the model itself adapts; leave it out")
         self.not_negative("lr")
         self.at_least(1, "adaptation_examples")
         self.at_least(4, "adaptation_tokens")

@@ -9,10 +9,16 @@ import torch
 
 from builders import make_collection, tiny_language_model
 from maml_en_llm.models import load_model
+from maml_en_llm.prediction import features
 from maml_en_llm.prediction.features import Features
 from maml_en_llm.tasks.collection import load_collection
 
 TEXTS = ["ant bee", "cat", "", "dog eel fox gnu", "cat", "hen owl", "a much longer text than any other one, " * 9]
+
+
+@pytest.fixture(autouse=True)
+def _keep_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "FEWEST_KEPT", 1)
 
 
 @pytest.mark.parametrize(("layer", "index"), [("words", None), ("middle", 1), ("last", 2), (0, 0), (2, 2)])
@@ -39,36 +45,36 @@ def test_kept_vectors_are_those_of_this_model_and_these_texts(
 ) -> None:
     model = load_model(model_folder)
     fresh = Features(model, tokenizer, layer).vectors(TEXTS)
-    features = Features(model, tokenizer, layer, tmp_path)
-    first, again = features.vectors(TEXTS), features.vectors(TEXTS)
+    keeping = Features(model, tokenizer, layer, tmp_path)
+    first, again = keeping.vectors(TEXTS), keeping.vectors(TEXTS)
     assert isinstance(again, np.memmap)
     assert len(list(tmp_path.rglob("*.*"))) == 1
     np.testing.assert_array_equal(first, fresh)
     np.testing.assert_array_equal(again, fresh)
-    np.testing.assert_array_equal(features.vectors(TEXTS[::-1]), fresh[::-1])
+    np.testing.assert_array_equal(keeping.vectors(TEXTS[::-1]), fresh[::-1])
     with torch.no_grad():
         model.transformer.wte.weight += torch.randn_like(model.transformer.wte.weight)
-    assert not np.allclose(features.vectors(TEXTS), fresh)
+    assert not np.allclose(keeping.vectors(TEXTS), fresh)
 
 
 def test_a_file_that_is_not_whole_is_made_anew(model_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
-    features = Features(load_model(model_folder), tokenizer, "words", tmp_path)
-    fresh = np.array(features.vectors(TEXTS))
+    keeping = Features(load_model(model_folder), tokenizer, "words", tmp_path)
+    fresh = np.array(keeping.vectors(TEXTS))
     (path,) = tmp_path.rglob("*.npy")
     path.write_bytes(path.read_bytes()[:200])
-    np.testing.assert_array_equal(features.vectors(TEXTS), fresh)
+    np.testing.assert_array_equal(keeping.vectors(TEXTS), fresh)
 
 
 def test_no_folder_to_write_to_is_no_error(model_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    features = Features(load_model(model_folder), tokenizer, "words", tmp_path / "file")
-    assert features.vectors(TEXTS).shape == (7, 16)
+    keeping = Features(load_model(model_folder), tokenizer, "words", tmp_path / "file")
+    assert keeping.vectors(TEXTS).shape == (7, 16)
 
 
 def test_the_examples_of_a_split_are_their_inputs(model_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
     train = load_collection(make_collection(tmp_path / "tasks"))["mood"].train
-    features = Features(load_model(model_folder), tokenizer, "words", tmp_path / "cache")
-    np.testing.assert_array_equal(features.vectors(train), features.vectors([e.input for e in train]))
+    keeping = Features(load_model(model_folder), tokenizer, "words", tmp_path / "cache")
+    np.testing.assert_array_equal(keeping.vectors(train), keeping.vectors([e.input for e in train]))
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "llama", "gemma3", "opt", "bloom"])

@@ -113,7 +113,9 @@ def test_balanced_shows_each_label_equally_often() -> None:
     outputs = ["yes"] * 30 + ["no"] * 5 + ["maybe"] * 2
     inputs = [str(number) for number in range(37)]
     (found,) = chosen("balanced", inputs, ["a"], 9, outputs=outputs)
-    assert Counter(outputs[index] for index in found) == {"yes": 4, "no": 3, "maybe": 2}
+    shown = Counter(outputs[index] for index in found)
+    assert shown["maybe"] == 2
+    assert {shown["yes"], shown["no"]} == {3, 4}
     (found,) = chosen("balanced", inputs, ["a"], 6, outputs=outputs)
     assert Counter(outputs[index] for index in found) == {"yes": 2, "no": 2, "maybe": 2}
 
@@ -173,9 +175,9 @@ def test_what_a_bank_needs_is_computed_once() -> None:
 
     bank = [Example(word, "y") for word in WORDS]
     nearest = selection("nearest", vectors)
-    for query in bank[:3]:
+    for query in (bank[0], bank[1], Example("another", "y")):  # what is in the bank has its vector
         nearest(bank, [query], 2, random_generator("x"))
-    assert calls == [len(WORDS), 1, 1, 1]
+    assert calls == [len(WORDS), 1]
 
 
 def test_labels_that_a_prediction_depends_on() -> None:

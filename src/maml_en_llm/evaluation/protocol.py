@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from ..config import EvaluateConfig
 from ..files import check_output, only_writer
@@ -12,7 +15,10 @@ from ..methods import method_of_model
 from ..methods.method import Method
 from ..models import pick_device
 from ..names import model_folder
-from ..prediction.predictor import LabelledTask, LoadedModel
+from ..prediction.features import Features, features_of, selection_with
+from ..prediction.from_features import FromFeatures
+from ..prediction.heads import head_type
+from ..prediction.predictor import LabelledTask, LoadedModel, Predictor
 from ..prediction.scoring import check_finite
 from ..progress import StopRequest, Tracker, console, stop_on_signal, track
 from ..prompts.demonstrations import check_bank
@@ -74,6 +80,10 @@ class Evaluation:
         # Without demonstrations all seeds and orders are equal.
         several = self.style.demonstrations > 0
         self.seeds, self.orders = (config.seeds, config.orders) if several else (config.seeds[:1], 1)
+        self.draws = config.choose not in ("bm25", "nearest") or config.choose_groups > 0
+        if not self.draws:
+            self.seeds = config.seeds[:1]
+        self.training = [collection[name] for name in self.setting.train]
         tasks = [collection[name] for name in getattr(self.setting, config.subset)]
         self.tasks = [task for task in tasks if task.kind != "free_form"]
         if skipped := [task.name for task in tasks if task.kind == "free_form"]:
@@ -83,15 +93,39 @@ class Evaluation:
         for task in self.tasks:  # what is not there must not be found halfway
             task.split("train" if config.split == "validation" else config.split)
             if several:
-                check_bank(demonstration_bank(config, task), self.style.demonstrations, task.name)
+                check_bank(self.labelled(task).bank, self.style.demonstrations, task.name)
         if self.style.instructed and (without := [task.name for task in self.tasks if not task.instruction]):
             console.print(f"scored without an instruction, because the manifest has none: {', '.join(without)}")
 
         device = pick_device(config.device)
         self.record = Measurement(config, target_data_hash(config, collection), device)
         self.model = LoadedModel(config.model, device, config.tokens_per_forward)
+        self.predictor = self.in_context() if config.learner == "in-context" else self.head()
+
+    def in_context(self) -> Predictor:
+        """The model on prompts."""
+        config = self.config
         check_context(self.model.network, self.style.format.max_tokens, config.model)
-        self.predictor = self.method.predictor(self.model, self.style, calibrate=config.calibrate)
+        select = selection_with(self.model, config.choose, config.choose_groups, config.layer)
+        if not self.draws:
+            console.print(
+                f"choose={config.choose}: every example has demonstrations of its own, which are encoded for it alone; "
+                "--choose-groups 8 shares them among similar examples and is faster"
+            )
+        return self.method.predictor(self.model, self.style, select=select, calibrate=config.calibrate)
+
+    def head(self) -> Predictor:
+        """A head on the labelled examples that a prompt would show."""
+        config, count = self.config, self.style.demonstrations
+        head = head_type(config.learner)()
+        if not count:
+            raise ValueError(f"demonstrations is 0 but learner={config.learner} learns from them; give at least one")
+        features = features_of(self.model, config.layer) if head.reads == "vectors" else None
+        if head.meta_trained:
+            assert features is not None
+            head = head.meta_train(labelled_vectors(self.training, features), count, config.seeds[0])
+        select = selection_with(self.model, config.choose, config.choose_groups, config.layer)
+        return FromFeatures(head, count, features, select)
 
     def score(self, task: Task, store: PredictionStore, progress: Tracker, stop: StopRequest) -> None:
         """Predicts for every seed of `task` that `store` does not have; KeyboardInterrupt when asked to stop."""
@@ -133,19 +167,31 @@ class Evaluation:
             yield seed, rows
 
     def labelled(self, task: Task) -> LabelledTask:
-        return LabelledTask(task.name, demonstration_bank(self.config, task), task.instruction)
+        bank = self.all_tasks if self.config.bank == "all" else demonstration_bank(self.config, task)
+        return LabelledTask(task.name, bank, task.instruction)
+
+    @cached_property
+    def all_tasks(self) -> Sequence[Example]:
+        """The train examples of all training tasks."""
+        return [example for task in self.training for example in task.train]
 
     def row(self) -> Row:
         """What tells the results from others in a report."""
         config, style, form, made = self.config, self.style, self.style.format, self.provenance
-        told = self.method.label(style)
+        told = self.method.label(style) if config.learner == "in-context" else head_label(config.learner)
+        if config.choose != "random":
+            told += f", {config.choose}" + (" of all tasks" if config.bank == "all" else "")
         return Row(
             label=config.label or (f"{told} + PMI" if config.calibrate else told),
             training=made.training if made else None,
             model=made.start if made and made.training else config.model,
             direction=form.direction,
+            learner=config.learner,
+            choose=config.choose if config.bank == "own" else f"{config.choose} of all tasks",
             demonstrations=style.demonstrations,
-            labels_used=max(self.predictor.labels_used(self.labelled(task)) for task in self.tasks),
+            labels_used=0
+            if config.bank == "all"
+            else max(self.predictor.labels_used(self.labelled(task)) for task in self.tasks),
             calibrated=config.calibrate,
             instructions=style.instructed,
             layout=form.layout,
@@ -205,7 +251,26 @@ def target_data_hash(config: EvaluateConfig, collection: Collection) -> str:
     """Hash of what an evaluation reads of its collection."""
     setting = collection.setting(config.setting)
     tasks = data_hash(collection, getattr(setting, config.subset), instructions=True)
-    return digest([setting.unseen_domain_test, tasks])
+    read = [setting.unseen_domain_test, tasks]
+    if config.bank == "all" or config.learner == "set-transformer":
+        read.append(data_hash(collection, setting.train, ("train",)))
+    return digest(read)
+
+
+def labelled_vectors(tasks: Sequence[Task], features: Features) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Vectors and label numbers of the train examples of each task whose examples share their options."""
+    found = {}
+    for task in tasks:
+        if task.kind in ("classification", "nli", "paraphrase"):
+            outputs = [example.output for example in task.train]
+            found[task.name] = (features.vectors(task.train), np.unique(outputs, return_inverse=True)[1])
+    return found
+
+
+def head_label(learner: str) -> str:
+    """The name of a head in tables."""
+    words = learner.replace("-", " ").replace("tfidf", "TF-IDF")
+    return words[0].upper() + words[1:]
 
 
 def style_of(config: EvaluateConfig, method: Method) -> PromptStyle:

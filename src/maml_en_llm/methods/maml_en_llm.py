@@ -78,6 +78,8 @@ class MAMLenLLM(GradientMethod):
 
     def unread(self) -> dict[str, str]:
         unread = super().unread()
+        if self.sampling == "same_task":
+            unread["choose"] = "sampling=same_task"
         if self.inner_steps == 1:
             unread["trajectory"] = "inner_steps=1"
         if self.order == "first":

@@ -16,6 +16,7 @@ from ..models.trainable import TrainableModel
 from ..prediction.in_context import InContext
 from ..prediction.predictor import LoadedModel, Predictor
 from ..prompts.batches import MixtureSampler, Sampler
+from ..prompts.choosing import Choice, needs_vectors
 from ..prompts.label_words import LabelWords
 from ..prompts.layout import Direction, PromptFormat
 from ..prompts.style import PromptStyle
@@ -52,6 +53,11 @@ class Method(TrainConfig):
     """direct predicts output from input; channel predicts input from output."""
     demonstrations: int = 16
     """Labelled examples in front of each example."""
+    choose: Choice = "random"
+    """Which other examples of a task precede an example; all but random never show one with the same input
+    (docs/choosing.md)."""
+    layer: str = "words"
+    """choose=nearest, diverse: the layer of the starting model whose vectors are compared, as in `evaluate`."""
     predicted: Literal["last_answer", "answers"] = "last_answer"
     """What counts in the loss: the last answer of a prompt, or the answers of all its examples."""
     label_words: LabelWords = "task"
@@ -80,7 +86,8 @@ class Method(TrainConfig):
     def label(self, style: PromptStyle | None = None) -> str:
         """The name that tables use, e.g. `Channel MAML-2-4`."""
         style = style or self.prompts()
-        return f"Channel {self.title(style)}" if style.format.direction == "channel" else self.title(style)
+        title = self.title(style) if self.choose == "random" else f"{self.title(style)} trained with {self.choose}"
+        return f"Channel {title}" if style.format.direction == "channel" else title
 
     @property
     def batches_per_update(self) -> int:
@@ -107,7 +114,12 @@ class Method(TrainConfig):
         return InContext(model, style, **options)
 
     def unread(self) -> dict[str, str]:
-        return super().unread() | ({} if self.demonstrations else {"label_words": "demonstrations=0"})
+        unread = super().unread()
+        if not needs_vectors(self.choose):
+            unread |= {"layer": f"choose={self.choose}"}
+        if not self.demonstrations:
+            unread |= dict.fromkeys(("label_words", "choose"), "demonstrations=0")
+        return unread
 
     def check(self) -> None:
         super().check()

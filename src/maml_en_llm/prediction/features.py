@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +24,9 @@ from ..prompts.token_cache import cache_folder
 from ..tasks.collection import Examples
 from .predictor import LoadedModel
 
-Layer = Literal["words", "middle", "last"] | int
 TEXTS_PER_CHUNK = 4096  # read and tokenized at once
 TOKENS_PER_FORWARD = 8192
+FEWEST_KEPT = 256  # fewer texts are computed faster than looked up
 VERSION = 1  # of a file's content; a new one makes new files
 
 
@@ -42,13 +42,13 @@ class Features:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, layer: Layer = "words", folder: Path | None = None, max_tokens: int = 256
+        self, model: Any, tokenizer: Any, layer: str | int = "words", folder: Path | None = None, max_tokens: int = 256
     ) -> None:
         layers = model.config.get_text_config().num_hidden_layers
         if layer not in ("words", "middle", "last", *range(layers + 1)):
             raise ValueError(f"layer is {layer}; it must be words, middle, last or a number from 0 to {layers}")
         self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
-        self.layer: Layer = {"middle": layers // 2, "last": layers}.get(str(layer), layer)
+        self.layer = {"middle": layers // 2, "last": layers}.get(str(layer), layer)
         backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         # A tokenizer written in Python has no full description to tell it from others by.
         self.folder = folder / "vectors" if folder is not None and hasattr(backend, "to_str") else None
@@ -57,7 +57,7 @@ class Features:
         """One float32 vector per text (of Examples: per input), memory-mapped where they are kept; zeros for a text
         without tokens."""
         width = self.model.get_input_embeddings().weight.shape[1]
-        if self.folder is None or len(texts) == 0:
+        if self.folder is None or len(texts) < FEWEST_KEPT:
             found = np.zeros((len(texts), width), np.float32)
             self._fill(found, texts)
             return found
@@ -104,7 +104,7 @@ class Features:
         if self.layer == "words":
             return self.model.get_input_embeddings()(token_ids)
         output = self.model(input_ids=token_ids, output_hidden_states=True, use_cache=False, logits_to_keep=1)
-        return output.hidden_states[self.layer]
+        return output.hidden_states[int(self.layer)]
 
     def _key(self, texts: Sequence[str] | Examples) -> str:
         """Hash of all that the vectors depend on."""
@@ -129,8 +129,8 @@ class Features:
 
 def features_of(model: LoadedModel, layer: str | int = "words") -> Features:
     """Vectors from a loaded model, kept in the user's cache folder; `layer` may be a number as text."""
-    known: Layer = int(layer) if str(layer).isdigit() else cast(Layer, layer)
-    return Features(model.network, model.tokenizer, known, cache_folder())
+    number = int(layer) if str(layer).isdigit() else layer
+    return Features(model.network, model.tokenizer, number, cache_folder())
 
 
 def selection_with(model: LoadedModel, choose: Choice, groups: int = 0, layer: str | int = "words") -> Select:

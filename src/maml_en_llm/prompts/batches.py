@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..tasks.collection import Example, Examples
 from ..tasks.seeds import random_generator
-from .demonstrations import draw_indices
+from .demonstrations import Select, draw_indices
 from .label_words import LabelRedraw, LabelWords, rename
 from .layout import EncodedPrompt, Predicted, PromptFormat
 from .token_cache import TokenCache, TokenizedExamples
@@ -64,7 +64,8 @@ class MixtureSampler:
 
     tasks: train examples by task name. demonstrations: how many in front of each target (all others of a task when it
     has fewer). predicted: what counts in the loss (PromptFormat.join_training). label_words: the task's own, or drawn
-    anew for every prompt (label_words.py). instructions: by task name, what stands at the head of its prompts.
+    anew for every prompt (label_words.py). select: how demonstrations are chosen for a target; None: at random.
+    instructions: by task name, what stands at the head of its prompts.
     """
 
     tasks: Mapping[str, Sequence[Example]]
@@ -75,6 +76,7 @@ class MixtureSampler:
     seed: int = 100
     predicted: Predicted = "last_answer"
     label_words: LabelWords = "task"
+    select: Select | None = None
     token_cache: TokenCache | None = None
     instructions: Mapping[str, str] = field(default_factory=dict)
     _sizes: np.ndarray = field(init=False, repr=False)
@@ -123,7 +125,11 @@ class MixtureSampler:
         task = int(np.searchsorted(self._ends, drawn, side="right"))
         target = drawn - int(self._ends[task] - self._sizes[task])
         generator = random_generator("prompt", self.seed, position)
-        shown = draw_indices(generator, int(self._sizes[task]), self.demonstrations, excluded=[target])
+        if self.select is None:
+            shown = draw_indices(generator, int(self._sizes[task]), self.demonstrations, excluded=[target])
+        else:
+            bank = self.tasks[self._names[task]]
+            (shown,) = self.select(bank, [bank[target]], self.demonstrations, generator, excluded=[target])
         return self.encode(self._names[task], target, shown), self._names[task]
 
     def encode(self, name: str, target: int, shown: Sequence[int]) -> EncodedPrompt:

@@ -2,7 +2,7 @@
 
 random     drawn once for all queries (`demonstrations.Random`, the protocol's)
 balanced   the same, but as many of each label as possible
-diverse    the examples nearest to the centres of as many clusters of the bank, once for all queries
+diverse    the same, but one of each of as many clusters of the bank
 bm25       those whose words match the query's best (Robertson & Zaragoza, 2009)
 nearest    those whose vectors have the largest cosine similarity to the query's
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -43,8 +44,8 @@ def selection(choice: Choice, vectors: TextVectors | None = None, groups: int = 
         return Balanced()
     assert vectors is not None or not needs_vectors(choice, groups), "this way to choose compares vectors"
     if choice == "diverse":
-        return Diverse(vectors)
-    return BM25(vectors, groups) if choice == "bm25" else Nearest(vectors, groups)
+        return Diverse(vectors=vectors)
+    return (BM25 if choice == "bm25" else Nearest)(vectors=vectors, groups=groups)
 
 
 def needs_vectors(choice: Choice, groups: int = 0) -> bool:
@@ -53,8 +54,24 @@ def needs_vectors(choice: Choice, groups: int = 0) -> bool:
 
 
 @dataclass
-class Balanced:
-    """One example of each label in turn, drawn at random."""
+class _Prepared:
+    """What keeps what it found out about a bank."""
+
+    _kept: dict[int, tuple[Sequence[Example], Any]] = field(default_factory=dict, repr=False, kw_only=True)
+
+    def _prepared(self, bank: Sequence[Example], prepare: Callable[[Sequence[Example]], Any]) -> Any:
+        """What `prepare` makes of `bank`, once."""
+        if id(bank) not in self._kept:
+            self._kept[id(bank)] = (bank, prepare(bank))
+        return self._kept[id(bank)][1]
+
+
+@dataclass
+class _OneOfEach(_Prepared):
+    """One example of each group of the bank in turn, drawn at random."""
+
+    def _groups(self, bank: Sequence[Example], count: int) -> list[list[int]]:
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -64,68 +81,58 @@ class Balanced:
         generator: np.random.Generator,
         excluded: Sequence[int] = (),
     ) -> list[list[int]]:
-        by_label: dict[str, list[int]] = {}
-        for index in generator.permutation(len(bank)):
-            by_label.setdefault(bank[index].output, []).append(int(index))
-        order = []
-        for turn in range(max(map(len, by_label.values()), default=0)):
-            shuffled = [by_label[str(label)] for label in generator.permutation(sorted(by_label))]
-            order += [members[turn] for members in shuffled if len(members) > turn]
-        return _first_allowed(order, bank, queries, count, excluded)
+        if not len(queries) or not len(bank) or not count:
+            return [[] for _ in queries]
+        places = self._prepared(bank, lambda examples: _places([example.input for example in examples]))
+        groups = [generator.permutation(group) for group in self._groups(bank, count)]
+        most = count + len(excluded) + max(len(places.get(query.input, ())) for query in queries)
+        order: list[int] = []
+        for turn in range(max(map(len, groups))):
+            if len(order) >= most:
+                break
+            order += [int(groups[g][turn]) for g in generator.permutation(len(groups)) if len(groups[g]) > turn]
+        forbidden = [{*excluded, *places.get(query.input, ())} for query in queries]
+        return [list(islice((index for index in order if index not in those), count)) for those in forbidden]
 
     def labels_used(self, bank: Sequence[Example], count: int) -> int:
         return min(count, len(bank))
 
 
 @dataclass
-class _Compared:
-    """What compares texts, and keeps what it found out about a bank."""
+class Balanced(_OneOfEach):
+    """One example of each label in turn, drawn at random."""
+
+    _labels: _Prepared = field(default_factory=_Prepared, repr=False)
+
+    def _groups(self, bank: Sequence[Example], count: int) -> list[list[int]]:
+        by_label = self._labels._prepared(bank, lambda examples: _places([example.output for example in examples]))
+        return [by_label[label] for label in sorted(by_label)]
+
+
+@dataclass
+class Diverse(_OneOfEach):
+    """One example of each of `count` clusters, drawn at random; k-means finds them without looking at labels."""
+
+    vectors: TextVectors | None = None
+    _clusters: dict[int, _Prepared] = field(default_factory=dict, repr=False)
+
+    def _groups(self, bank: Sequence[Example], count: int) -> list[list[int]]:
+        return self._clusters.setdefault(count, _Prepared())._prepared(
+            bank, lambda examples: self._cluster(bank, count)
+        )
+
+    def _cluster(self, bank: Sequence[Example], count: int) -> list[list[int]]:
+        assert self.vectors is not None
+        cluster_of = k_means(self.vectors([example.input for example in bank]), count, seed=0)[0]
+        return [np.flatnonzero(cluster_of == cluster).tolist() for cluster in np.unique(cluster_of)]
+
+
+@dataclass
+class Nearest(_Prepared):
+    """For each query the most similar examples, the most similar last, next to the query."""
 
     vectors: TextVectors | None = None
     groups: int = 0
-    _kept: dict[int, tuple[Sequence[Example], Any]] = field(default_factory=dict, repr=False)
-
-    def _prepared(self, bank: Sequence[Example], prepare: Callable[[list[str]], Any]) -> Any:
-        """What `prepare` makes of the inputs of `bank`, once."""
-        if id(bank) not in self._kept:
-            self._kept[id(bank)] = (bank, prepare([example.input for example in bank]))
-        return self._kept[id(bank)][1]
-
-    def _of(self, texts: Sequence[str]) -> np.ndarray:
-        assert self.vectors is not None
-        return self.vectors(texts)
-
-
-@dataclass
-class Diverse(_Compared):
-    """The example nearest to each of `count` centres, which k-means finds without looking at labels."""
-
-    def __call__(
-        self,
-        bank: Sequence[Example],
-        queries: Sequence[Example],
-        count: int,
-        generator: np.random.Generator,
-        excluded: Sequence[int] = (),
-    ) -> list[list[int]]:
-        if not count or not len(bank):
-            return [[] for _ in queries]
-        cluster_of, distances = k_means(self._prepared(bank, self._of), count, int(generator.integers(1 << 31)))
-        ranked = []
-        for cluster in np.unique(cluster_of):
-            members = np.flatnonzero(cluster_of == cluster)
-            ranked.append(members[np.argsort(np.round(distances[members, cluster], 6), kind="stable")])
-        turns = range(max(map(len, ranked)))  # second come those that are second nearest to a centre
-        order = [int(members[turn]) for turn in turns for members in ranked if len(members) > turn]
-        return _first_allowed(order, bank, queries, count, excluded)
-
-    def labels_used(self, bank: Sequence[Example], count: int) -> int:
-        return min(count, len(bank))
-
-
-@dataclass
-class Nearest(_Compared):
-    """For each query the most similar examples, the most similar last, next to the query."""
 
     def __call__(
         self,
@@ -157,7 +164,15 @@ class Nearest(_Compared):
         return len(bank)
 
     def _searchable(self, bank: Sequence[Example]) -> tuple[dict[str, list[int]], Any]:
-        return self._prepared(bank, lambda inputs: (_places(inputs), self._index(inputs)))
+        def prepare(examples: Sequence[Example]) -> tuple[dict[str, list[int]], Any]:
+            inputs = [example.input for example in examples]
+            return _places(inputs), self._index(inputs)
+
+        return self._prepared(bank, prepare)
+
+    def _of(self, texts: Sequence[str]) -> np.ndarray:
+        assert self.vectors is not None
+        return self.vectors(texts)
 
     def _index(self, inputs: list[str]) -> Any:
         """What a bank is searched by."""
@@ -165,9 +180,12 @@ class Nearest(_Compared):
 
     def _similarities(self, bank: Sequence[Example], texts: list[str]) -> Iterator[np.ndarray]:
         """For each text its similarity to each example of the bank [examples]."""
-        _, vectors = self._searchable(bank)
+        places, vectors = self._searchable(bank)
         for start in range(0, len(texts), QUERIES_PER_BLOCK):
-            yield from unit(self._of(texts[start : start + QUERIES_PER_BLOCK])) @ vectors.T
+            block = texts[start : start + QUERIES_PER_BLOCK]
+            known = all(text in places for text in block)  # as in training, whose queries are of the bank
+            found = vectors[[places[text][0] for text in block]] if known else unit(self._of(block))
+            yield from found @ vectors.T
 
 
 @dataclass
@@ -209,19 +227,6 @@ def _places(inputs: Sequence[str]) -> dict[str, list[int]]:
     for index, text in enumerate(inputs):
         places.setdefault(text, []).append(index)
     return places
-
-
-def _first_allowed(
-    order: Sequence[int], bank: Sequence[Example], queries: Sequence[Example], count: int, excluded: Sequence[int]
-) -> list[list[int]]:
-    """For each query the first `count` of `order` that are not excluded and have another input."""
-    allowed = [index for index in order if index not in set(excluded)]
-    shared = allowed[:count]
-    shown = {bank[index].input for index in shared}
-    return [
-        [index for index in allowed if bank[index].input != query.input][:count] if query.input in shown else shared
-        for query in queries
-    ]
 
 
 def most_similar(similarity: Float[np.ndarray, " examples"], count: int, forbidden: Sequence[int] = ()) -> list[int]:

@@ -13,8 +13,12 @@ import torch
 from ..files import check_output, only_writer
 from ..methods.method import Method
 from ..models import TrainableModel, choose_trainable, keep_freed_memory, load_model, load_tokenizer, pick_device
+from ..prediction.features import selection_with
+from ..prediction.predictor import LoadedModel
 from ..progress import console, stop_on_signal, track
 from ..prompts.batches import Sampler
+from ..prompts.choosing import needs_vectors, selection
+from ..prompts.demonstrations import Select
 from ..prompts.token_cache import TokenCache, cache_folder
 from ..tasks.check import check_training_data
 from ..tasks.collection import Collection, Example, Setting, load_collection
@@ -115,7 +119,20 @@ def training_batches(config: Method, collection: Collection, tokenizer: Any) -> 
         prompts_per_batch=config.batch_size,
         seed=config.seed,
         label_words=config.label_words,
+        select=training_selection(config),
     )
+
+
+def training_selection(config: Method) -> Select | None:
+    """How demonstrations are chosen, None for the draw at random.
+
+    Vectors come from the model that the run starts from, so that they are the same at every update.
+    """
+    if config.choose == "random":
+        return None
+    if not needs_vectors(config.choose):
+        return selection(config.choose)
+    return selection_with(LoadedModel(config.model, pick_device(config.device)), config.choose, layer=config.layer)
 
 
 def training_setting(config: Method, collection: Collection) -> Setting:

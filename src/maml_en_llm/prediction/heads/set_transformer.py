@@ -71,7 +71,8 @@ class SetTransformer(Head):
     network: Network | None = None
 
     def meta_train(self, tasks: Mapping[str, tuple[Vectors, Labels]], examples: int, seed: int) -> SetTransformer:
-        return replace(self, network=train_set_transformer(tasks, examples=examples, seed=seed))
+        classes = max([8, *(len(np.unique(labels)) for _, labels in tasks.values())])
+        return replace(self, network=train_set_transformer(tasks, examples=examples, classes=classes, seed=seed))
 
     @torch.inference_mode()
     def scores(self, support: Vectors, labels: Labels, queries: Queries, classes: int) -> Scores:
