@@ -333,7 +333,7 @@ def tasks_check(
     opened = load_collection(collection)
     found = check_collection(opened)
     for violation in found:
-        _print(str(violation))
+        print(printable(str(violation)))
     errors = sum(violation.severity == "error" for violation in found)
     quality = None
     if not any(violation.path.name == "manifest.json" and violation.severity == "error" for violation in found):

@@ -592,7 +592,7 @@ def plan_setting(
     path = setting_path(collection, setting)
     lines = {line["name"]: line for line in read_manifest(collection).get("tasks", ()) if _imported(line)}
     kinds = {name: line.get("kind") for name, line in lines.items()} | {task.name: task.kind for task in tasks}
-    tested = {name: "test" in line.get("counts", {}) for name, line in lines.items()}
+    tested = {name: (collection / "data" / name / "test.jsonl").is_file() for name in lines}
     tested |= {task.name: "test" in task.splits for task in tasks}
     able = [name for name in sorted(kinds) if kinds[name] != "free_form" and tested[name]]
     for name in targets:

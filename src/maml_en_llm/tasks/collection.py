@@ -57,15 +57,22 @@ def problems_of_record(record: Any, task: str) -> list[str]:
     else:
         repeated = sorted({option for option in options if options.count(option) > 1})
         if repeated:
-            problems.append(f"the option {repeated[0]!r} stands more than once; each option must be distinct")
+            problems.append(f"the option {_short(repeated[0])} stands more than once; each option must be distinct")
         if options and isinstance(record.get("output"), str) and record["output"] not in options:
-            problems.append(f"the output {record['output']!r} is not among the options {options}; add it or correct it")
+            output = _short(record["output"])
+            problems.append(f"the output {output} is not among the options {_short(options)}; add it or correct it")
     unknown = sorted(set(record) - {"task", "input", "output", "options"})
     if unknown:
-        problems.append(f'unknown key "{unknown[0]}"; a line has task, input, output and options only')
+        problems.append(f'unknown key "{unknown[0][:80]}"; a line has task, input, output and options only')
     if isinstance(record.get("task"), str) and record["task"] != task:
-        problems.append(f'"task" is {record["task"]!r} but the folder is {task!r}; make them equal')
+        problems.append(f'"task" is {_short(record["task"])} but the folder is {task!r}; make them equal')
     return problems
+
+
+def _short(value: Any) -> str:
+    """A value as Python writes it, cut where it would fill the screen."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
 def _json_type(value: Any) -> str:
@@ -85,6 +92,8 @@ def parse_line(line: bytes, task: str) -> tuple[Example | None, list[str]]:
         return None, [f"not valid JSON ({error.msg} at column {error.colno}); one JSON object a line"]
     except RecursionError:
         return None, ["not valid JSON (nested too deeply); one JSON object a line"]
+    except ValueError:
+        return None, ["not usable JSON (a number has thousands of digits); correct it"]
     problems = problems_of_record(record, task)
     if problems:
         return None, problems
@@ -288,8 +297,8 @@ def problems_of_manifest(manifest: Mapping[str, Any]) -> list[tuple[str, str | N
         return [*found, ("tasks", None, '"tasks" must be a list of objects that each have a "name"')]
     for task in tasks:
         name, kind = task["name"], task.get("kind")
-        if kind is not None and kind not in KINDS:
-            found.append((name, "tasks", f"{name} has the unknown kind {kind!r}; use one of {', '.join(KINDS)}"))
+        if kind is not None and (not isinstance(kind, str) or kind not in KINDS):
+            found.append((name, "tasks", f"{name} has the unknown kind {_short(kind)}; use one of {', '.join(KINDS)}"))
         if not isinstance(task.get("instruction", ""), str | None):
             found.append((name, "tasks", f"the instruction of {name} must be a sentence"))
     return found
@@ -315,6 +324,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
     except RecursionError:
         raise ValueError(f"{path}:1: not valid JSON (nested too deeply)") from None
+    except ValueError:
+        raise ValueError(f"{path}:1: not usable JSON (a number has thousands of digits)") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path}:1: must be a JSON object, not {_json_type(record)}")
     return record
