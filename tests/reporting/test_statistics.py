@@ -236,10 +236,8 @@ def test_a_label_changes_nothing_but_the_label(tmp_path: Path) -> None:
         results = read_inputs([folder]).results
         back = {name: method for method, name in names.items()}
         found = comparisons(against_baselines(results, "test"))
-        (won,) = wins([score for result in results for score in result.summaries], "test", "direct")
-        return sorted((back[c.method], back[c.baseline], c.difference, c.low, c.p) for c in found) + [
-            (won[0], *won[2:])
-        ]
+        won = wins([score for result in results for score in result.summaries], "test", "direct")
+        return [*sorted((back[c.method], back[c.baseline], c.difference, c.low, c.p) for c in found), *won]
 
     plain = table({"raw": "Raw LM", "metaicl": "MetaICL", "maml-en-llm": "MAML-2-1"})
     assert len(plain) == 4
