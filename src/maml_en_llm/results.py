@@ -16,11 +16,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import pyarrow
+import pyarrow.parquet as parquet
 from pydantic import Field, TypeAdapter, ValidationError
 
 from .files import write_text
@@ -347,6 +349,46 @@ def confusion(predictions: Iterable[Prediction]) -> dict[str, dict[str, int]]:
     for prediction in predictions:
         found.setdefault(prediction.output, Counter())[prediction.predicted] += 1
     return {gold: dict(found[gold].most_common()) for gold in sorted(found)}
+
+
+def write_scores(path: Path, tables: Mapping[str, Iterable[Results]]) -> None:
+    """All scores of several tables as one Parquet file: a line for each table, row, setting, task and seed, with what
+    tells rows apart and where they are from as columns. `results` holds what the other columns are made from."""
+    lines = []
+    for name, several in tables.items():
+        for results in several:
+            row, training, adaptation = asdict(results.row), results.row.training, results.row.adaptation
+            known: dict[str, Any] = {"table": name, "setting": results.setting}
+            known |= {key: value for key, value in row.items() if key not in ("training", "adaptation")}
+            known |= {f"training_{f.name}": getattr(training, f.name, None) for f in fields(Training)}
+            known |= {f"adaptation_{f.name}": getattr(adaptation, f.name, None) for f in fields(Adaptation)}
+            known |= asdict(results.run) | {"results": to_json(results, indent=None)}
+            for task, found in results.tasks.items():
+                about = {"task": task, "kind": found.kind, "metric": found.metric, "examples": found.examples}
+                about |= {"unseen_domain": found.unseen_domain}
+                for seed, score in found.scores.items():
+                    before = found.before.scores.get(seed) if found.before else None
+                    lines.append(known | about | {"seed": int(seed), "score": score, "score_before": before})
+    partial = path.with_name(path.name + ".partial")
+    big = {"dictionary_pagesize_limit": 1 << 28, "data_page_size": 1 << 28}  # each text of `results` once
+    try:
+        parquet.write_table(pyarrow.Table.from_pylist(lines), partial, compression="zstd", compression_level=19, **big)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def read_scores(path: Path) -> dict[str, list[Results]]:
+    """The results of each table that `write_scores` wrote."""
+    try:
+        columns = parquet.read_table(path, columns=["table", "results"]).to_pydict()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{path}: cannot be read as a Parquet table of scores ({type(error).__name__})") from None
+    found: dict[str, list[Results]] = {}
+    for table, text in dict.fromkeys(zip(columns["table"], columns["results"], strict=True)):
+        found.setdefault(table, []).append(from_json(Results, text, path))
+    return found
 
 
 def digest(value: Any) -> str:

@@ -24,6 +24,7 @@ from maml_en_llm.reporting.statistics import (
     pooled_comparisons,
     seed_spread,
 )
+from maml_en_llm.reporting.tables import wins
 
 
 def test_scores_are_paired_by_task_and_seed() -> None:
@@ -221,3 +222,24 @@ def test_components_of_variance_are_those_that_scores_were_drawn_with(tmp_path: 
     result = Result(path, replace(plain, tasks=tasks), "")
     found = choice_and_order(result, "test")
     assert found == (pytest.approx(choice, rel=0.1), pytest.approx(order, rel=0.05))
+
+
+def test_a_label_changes_nothing_but_the_label(tmp_path: Path) -> None:
+    scores = {"raw": [0.5, 0.6, 0.2], "metaicl": [0.4, 0.7, 0.3], "maml-en-llm": [0.7, 0.6, 0.6]}
+
+    def table(names: Mapping[str, str]) -> list[tuple[object, ...]]:
+        folder = tmp_path / "-".join(names.values())
+        for method, values in scores.items():
+            tasks = {str(i): [value, value / 2] for i, value in enumerate(values)}
+            trained = None if method == "raw" else method
+            write_results(folder / f"{method}.json", names[method], tasks, method=trained, setting="s / t")
+        results = read_inputs([folder]).results
+        back = {name: method for method, name in names.items()}
+        found = comparisons(against_baselines(results, "test"))
+        won = wins([score for result in results for score in result.summaries], "test", "direct")
+        return [*sorted((back[c.method], back[c.baseline], c.difference, c.low, c.p) for c in found), *won]
+
+    plain = table({"raw": "Raw LM", "metaicl": "MetaICL", "maml-en-llm": "MAML-2-1"})
+    assert len(plain) == 4
+    # These names once had a meaning.
+    assert table({"raw": "MAML-2-9", "metaicl": "Channel Raw LM", "maml-en-llm": "MetaICL / 8"}) == plain

@@ -9,8 +9,8 @@ from pathlib import Path
 from ..files import check_output, replace_folder, write_text
 from ..names import unfinished
 from ..progress import console
-from .page import build, render
-from .reading import not_read_lines, read_inputs
+from .page import Page, build, render
+from .reading import Inputs, not_read_lines, read_inputs
 from .tables import Table, markdown, rich_tables
 
 
@@ -21,26 +21,34 @@ def report(results: Sequence[Path], output: Path) -> Path:
     named on standard error and in the report.  Raises ValueError when nothing can be used.
     """
     check_output(output, folder=True)
-    inputs = read_inputs(results)
+    return write_report(read_inputs(results), output)
+
+
+def write_report(inputs: Inputs, output: Path) -> Path:
+    """The report of what was read."""
     page = build(inputs)
-    for line in (lines := not_read_lines(inputs)):
+    for line in not_read_lines(inputs):
         console.print(f"not read: {line}", markup=False)
-    scores = inputs.scores_shown
-    for rich_table in rich_tables(scores, console.width):
+    for rich_table in rich_tables(inputs.scores_shown, console.width):
         console.print(rich_table)
     output.mkdir(parents=True, exist_ok=True)
     _write_tables(output / "tables", page.tables)
-    shown = [table for table in page.tables if not table.name.startswith("summary-")]
-    text = markdown(scores, inputs.notes) + "".join(table.markdown() for table in shown if not table.long)
-    if long := [table for table in shown if table.long]:
+    text = short_markdown(inputs, page)
+    if long := [table for table in page.tables if table.long]:
         text += "\n## Line by line\n\n"
         text += "".join(f"- [{t.title}](tables/{t.name}.md), {len(t.rows)} lines\n" for t in long)
-    if lines:
+    if lines := not_read_lines(inputs):
         text += "\n## Not read\n\n" + "".join(f"- {line}\n" for line in lines)
     write_text(output / "report.md", _unicode(text))
     path = output / "report.html"
     write_text(path, _unicode(render(page)))
     return path
+
+
+def short_markdown(inputs: Inputs, page: Page) -> str:
+    """The tables that sum up, as Markdown."""
+    shown = [table for table in page.tables if not table.long and not table.name.startswith("summary-")]
+    return markdown(inputs.scores_shown, inputs.notes) + "".join(table.markdown() for table in shown)
 
 
 def _write_tables(folder: Path, tables: Sequence[Table]) -> None:

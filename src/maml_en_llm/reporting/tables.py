@@ -24,7 +24,7 @@ SETTINGS = (
     "non_nli_to_nli",
     "non_paraphrase_to_paraphrase",
 )
-NAMES = {"maml-en-llm": "MAML-en-LLM"}  # of methods whose registry name is no name
+NAMES = {"maml-en-llm": "MAML-en-LLM", "metaicl": "MetaICL"}  # of methods, as papers write them
 
 Cell = str | int | float | None
 
@@ -97,24 +97,24 @@ def latex_text(text: str) -> str:
 
 
 def wins(scores: Sequence[Score], subset: str, direction: str) -> Iterator[tuple[str, str, int, int]]:
-    """For each method with a baseline its name, the baseline's label, and how many settings it won of those compared.
+    """For each method with a baseline both names, and how many settings the method won of those compared.
 
     A setting is won when the average and the worst of one of the method's rows are both higher than the baseline's:
     the paper counts it when either MAML-2-1 or MAML-2-4 does so (tables 2 and 3). First-order rows are not counted.
     """
     here = [(s, s.row) for s in scores if s.row and s.subset == subset and s.row.direction == direction]
     tried = [(s, row.training) for s, row in here if row.training and row.training.order != "first"]
-    for method, baseline in dict.fromkeys((t.method, t.baseline) for _, t in tried if t.baseline):
-        won, compared, label = 0, 0, ""
+    for method, baseline in dict.fromkeys((how.method, how.baseline) for _, how in tried if how.baseline):
+        won = compared = 0
         for setting in dict.fromkeys(score.setting for score, _ in tried):
-            rivals = [s for s, t in tried if (s.setting, t.method) == (setting, method)]
-            other = next((s for s, t in tried if (s.setting, t.method) == (setting, baseline)), None)
+            rivals = [s for s, how in tried if (s.setting, how.method) == (setting, method)]
+            other = next((s for s, how in tried if (s.setting, how.method) == (setting, baseline)), None)
             if other is None or not rivals:
                 continue
-            compared, label = compared + 1, other.label
+            compared += 1
             won += any(_beats(score, other) for score in rivals)
         if compared:
-            yield NAMES.get(method, method), label.removeprefix("Channel "), won, compared
+            yield NAMES.get(method, method), NAMES.get(baseline, baseline), won, compared
 
 
 def _beats(score: Score, other: Score) -> bool:
