@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import EvaluateConfig
-from ..models import load_model, load_tokenizer, pick_device
+from ..models import check_tokenizer, load_model, load_tokenizer, pick_device
 from ..prediction.scoring import Scorer, check_finite
 from ..progress import console
 from ..tasks.collection import Example
@@ -44,7 +44,9 @@ def predict(
     head = form.encode_instruction(tokenizer, instruction)
     shown = [Example(d.input, d.output, options) for d in demonstrations]
     targets = form.encode_targets(tokenizer, Example(input, options[0], options), first=not shown and not head)
-    scorer = Scorer(load_model(model, pick_device(device)))
+    loaded = load_model(model, pick_device(device))
+    check_tokenizer(tokenizer, loaded, model)
+    scorer = Scorer(loaded)
     prefix = form.encode_demonstrations(tokenizer, shown, first=not head)
     ((scores,), _) = score_targets(form, scorer, prefix, [targets], head)
     check_finite([scores], f"the input {input!r}")

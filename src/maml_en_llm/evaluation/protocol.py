@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config import EvaluateConfig
 from ..files import check_output, only_writer, write_text, writing
-from ..models import load_model, load_tokenizer, pick_device
+from ..models import check_tokenizer, load_model, load_tokenizer, pick_device
 from ..prediction.scoring import Scorer, check_finite
 from ..progress import StopRequest, Tracker, console, stop_on_signal, track
 from ..prompts.demonstrations import fixed_demonstrations
@@ -83,6 +83,7 @@ class Evaluation:
         self.record = RunRecord(config, target_data_hash(config, collection), device)
         self.tokenizer = load_tokenizer(config.model)
         self.model = load_model(config.model, device)
+        check_tokenizer(self.tokenizer, self.model, config.model)
         check_context(self.model, self.form.max_tokens, config.model)
         self.scorer = Scorer(self.model, config.tokens_per_forward)
 

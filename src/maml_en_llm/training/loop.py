@@ -17,6 +17,7 @@ from ..files import check_output, only_writer
 from ..methods import Method, method_class
 from ..models import (
     PromptLoss,
+    check_tokenizer,
     choose_trainable,
     keep_freed_memory,
     load_model,
@@ -68,6 +69,7 @@ def _train(config: TrainConfig) -> Path:
         raise ValueError(f"{run.record}: the training data has changed since the run began; choose another --output")
     tokenizer = load_tokenizer(config.model)
     model = load_model(config.model, device)
+    check_tokenizer(tokenizer, model, config.model)
     check_context(model, config.max_tokens, config.model)
     model = choose_trainable(model, config.trainable, config.lora_rank, config.last_blocks)
     loss = PromptLoss(model, autocast=torch.bfloat16 if config.precision == "bfloat16" else None)
