@@ -33,7 +33,7 @@ def choose_trainable(model: Any, trainable: Trainable, lora_rank: int = 8, last_
         )
         try:
             with warnings.catch_warnings():  # of what peft itself proposes for experts and then does not find
-                warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
+                warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
                 return LoraModel(model, lora, "default").eval()
         except (ValueError, NotImplementedError) as error:  # state spaces, whose kernels read the weights themselves
             reason = str(error).strip().split("\n")[0].split(". ")[0]

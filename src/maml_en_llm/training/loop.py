@@ -58,6 +58,7 @@ def _train(config: TrainConfig) -> Path:
     if left_out:
         console.print(f"left out, because the manifest has no instruction for them: {', '.join(left_out)}")
     if run.finished:
+        run.finish()
         console.print(f"{run.model} is finished already")
         return run.model
 
