@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: quickstart starter-model test lint install clean
+.PHONY: quickstart starter-model test faults lint install clean
 
 quickstart: install
 	$(BIN)/maml-en-llm quickstart --output quickstart
@@ -13,6 +13,10 @@ starter-model: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# Kills, full disks and damaged files, 2,000 of them: docs/reliability.md.
+faults: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/faults.py --cases 2000
 
 lint: install
 	$(BIN)/ruff check .

@@ -2,17 +2,22 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from builders import random_batch, tiny_language_model
+from families import tiny_model
 from maml_en_llm.models import (
     PromptLoss,
+    check_tokenizer,
     load_model,
     load_tokenizer,
     new_gpt2,
@@ -174,6 +179,55 @@ def test_broken_weights_are_named_in_one_line(model_folder: Path, tmp_path: Path
     (tmp_path / "model.safetensors").write_bytes(b"not tensors")
     with pytest.raises(ValueError, match=r"^cannot load a causal language model from [^\n]+$"):
         load_model(tmp_path)
+
+
+def without(name: str) -> Callable[[dict[str, torch.Tensor]], Any]:
+    return lambda tensors: tensors.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "words"),
+    [
+        (
+            without("transformer.h.0.ln_1.weight"),
+            {},
+            r"it lacks transformer\.h\.0\.ln_1\.weight, that its config\.json asks",
+        ),
+        (lambda t: t.update(extra=torch.zeros(3)), {}, r"it has extra, that its config\.json knows nothing of"),
+        (lambda t: None, {"n_layer": 3}, r"it lacks transformer\.h\.2\.attn\.c_attn\.bias and 11 more"),
+        (lambda t: None, {"n_layer": 1}, r"it has transformer\.h\.1\.attn\.c_attn\.weight and 10 more"),
+        (lambda t: None, {"n_embd": 32}, r"its tensors have other shapes than its config\.json says"),
+        (lambda t: None, {"vocab_size": 100}, r"its tensors have other shapes than its config\.json says"),
+        (lambda t: None, {"tie_word_embeddings": False}, r"it lacks lm_head\.weight"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_configuration(
+    tensors: Any, config: dict[str, Any], words: str, model_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    held = safetensors.torch.load_file(tmp_path / "model" / "model.safetensors")
+    tensors(held)
+    safetensors.torch.save_file(held, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    with pytest.raises(ValueError, match=rf"^cannot load a causal language model from [^\n]+{words}[^\n]*$"):
+        load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "gemma", "qwen2", "llama", "bloom"])
+def test_a_model_without_a_tokenizer_is_given_none(family: str, tmp_path: Path) -> None:
+    tiny_model(family).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="cannot load a tokenizer from"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_of_another_model_is_named(tokenizer: Any) -> None:
+    small = tiny_model("gpt2")
+    with pytest.raises(
+        ValueError, match=r"mine: the tokenizer has token ids up to \d+ but the model only 60 embeddings"
+    ):
+        check_tokenizer(tokenizer, small, "mine")
+    check_tokenizer(tokenizer, new_gpt2(tokenizer, layers=1, width=8, heads=2), "mine")
 
 
 def test_pickled_weights_are_not_read(model_folder: Path, tmp_path: Path) -> None:

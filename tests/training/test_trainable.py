@@ -12,10 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from builders import random_batch, tiny_language_model, train_config
+from families import FAMILIES, tiny_model
 from maml_en_llm import AdamW, meta_gradient
 from maml_en_llm.bilevel import value_and_gradient
 from maml_en_llm.methods.method import GradientMethod
-from maml_en_llm.models import PromptLoss, choose_trainable, merge_trained, trainable_parameters
+from maml_en_llm.models import PromptLoss, choose_trainable, merge_trained, prompt_loss, trainable_parameters
 from maml_en_llm.models import trainable as trainable_module
 from maml_en_llm.training.loop import train
 from unrolled import meta_gradient as unrolled_meta_gradient
@@ -137,6 +138,37 @@ def test_the_last_block_and_the_final_norm_are_found_in_any_family(family: str) 
     assert names - final == {name for name, _ in model.named_parameters() if ".1." in name}
     assert {name.rsplit(".", 2)[-2] for name in final} <= {"ln_f", "norm", "final_layer_norm"}
     assert final
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_of_any_family_learns_and_merges_or_is_refused(family: str) -> None:
+    model, batch = tiny_model(family), random_batch(torch.Generator().manual_seed(0))
+    names = set(model.state_dict())
+    if "mamba" in family:
+        with pytest.raises(
+            ValueError, match=r"trainable is lora but peft refuses a .*Mamba.*; use last_blocks or full"
+        ):
+            choose_trainable(model, "lora")
+        return
+    wrapped = choose_trainable(model, "lora")
+    parameters, loss = trainable_parameters(wrapped), PromptLoss(wrapped)
+    _, gradient = value_and_gradient(loss, parameters, batch)
+    assert any(g.any() for g in gradient.values())
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.add_(0.05)
+    learned = loss(parameters, batch).item()
+    merged = merge_trained(wrapped)
+    assert set(merged.state_dict()) == names
+    assert prompt_loss(merged, batch).item() == pytest.approx(learned, abs=1e-5)
+
+
+def test_statistics_that_every_pass_changes_are_refused() -> None:
+    model = tiny_model("gpt2")
+    model.transformer.h[0].mlp.norm = torch.nn.BatchNorm1d(3)
+    PromptLoss(model.eval())
+    with pytest.raises(ValueError, match=r"transformer\.h\.0\.mlp\.norm updates running statistics .* call \.eval\(\)"):
+        PromptLoss(model.train())
 
 
 def test_what_a_model_does_not_have_cannot_be_trained() -> None:

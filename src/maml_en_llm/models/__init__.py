@@ -2,6 +2,7 @@
 
 from .device import keep_freed_memory as keep_freed_memory
 from .device import pick_device as pick_device
+from .loading import check_tokenizer as check_tokenizer
 from .loading import load_model as load_model
 from .loading import load_tokenizer as load_tokenizer
 from .loading import save_model as save_model

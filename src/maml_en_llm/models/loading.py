@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging
 
 from ..files import replace_folder, writing
 from ..names import check_folder, model_folder, unfinished
 
-disable_progress_bar()  # ours say more
+logging.disable_progress_bar()  # ours say more
 
 
 def load_tokenizer(model: str | Path) -> Any:
@@ -26,29 +26,56 @@ def load_tokenizer(model: str | Path) -> Any:
     model = model_folder(model)
     try:
         if (Path(model) / "merges.txt").is_file() and not (Path(model) / "tokenizer_config.json").is_file():
-            return AutoTokenizer.from_pretrained(str(model), tokenizer_type="gpt2")
-        return AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
+            tokenizer: Any = AutoTokenizer.from_pretrained(str(model), tokenizer_type="gpt2")
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(f"cannot load a tokenizer from {model}: {_first_line(error)}") from None
+    if set(tokenizer.get_vocab()) <= {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}:
+        raise ValueError(f"cannot load a tokenizer from {model}: there is none; put its files there")
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: Any, model: Any, name: str | Path) -> None:
+    """ValueError when `tokenizer` makes token ids that `model` has no embedding for."""
+    largest, rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().weight.shape[0]
+    if largest >= rows:
+        raise ValueError(
+            f"{name}: the tokenizer has token ids up to {largest} but the model only {rows} embeddings; "
+            "put there the tokenizer that the model was trained with"
+        )
 
 
 def load_model(model: str | Path, device: torch.device | str = "cpu", attention: str | None = None) -> Any:
     """The causal language model of a Hugging Face folder or hub id, float32, in evaluation mode (no dropout).
 
     Only safetensors weights are read and no remote code runs. attention: a transformers attention implementation;
-    None leaves the choice to transformers. Raises ValueError when there is no such model.
+    None leaves the choice to transformers. Raises ValueError when there is no such model, or when its tensors are not
+    exactly those of its configuration.
     """
     model = model_folder(model)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it would say of tensors is said below
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        both: Any = AutoModelForCausalLM.from_pretrained(
             str(model),
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
             attn_implementation=attention,
+            output_loading_info=True,
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"cannot load a causal language model from {model}: {_first_line(error)}") from None
+        reason = "its tensors have other shapes than its config.json says" if "ignore_mis" in str(error) else None
+        raise ValueError(f"cannot load a causal language model from {model}: {reason or _first_line(error)}") from None
+    finally:
+        logging.set_verbosity(verbosity)
+    loaded, found = both
+    for what, names in (("lacks", found["missing_keys"]), ("has", found["unexpected_keys"])):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            which = "that its config.json asks for" if what == "lacks" else "that its config.json knows nothing of"
+            raise ValueError(f"cannot load a causal language model from {model}: it {what} {min(names)}{more}, {which}")
     return loaded.to(device).eval()
 
 

@@ -42,11 +42,16 @@ class PromptLoss:
 
     tokens_per_forward: most tokens of one forward pass, padding included; a longer prompt is a pass of its own. None:
         as many as make it faster.
+
+    Raises ValueError for a model whose passes change its statistics (batch normalization in training mode).
     """
 
     def __init__(
         self, model: nn.Module, autocast: torch.dtype | None = None, tokens_per_forward: int | None = None
     ) -> None:
+        for name, module in model.named_modules():  # passes are repeated: what they change would count twice
+            if module.training and getattr(module, "track_running_stats", False):
+                raise ValueError(f"{name} updates running statistics on every pass; call .eval() on the model")
         self.model = model
         self.autocast = autocast
         self.tokens_per_forward = tokens_per_forward

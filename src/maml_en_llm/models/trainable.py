@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,24 @@ def choose_trainable(model: Any, trainable: Trainable, lora_rank: int = 8, last_
         from peft import LoraConfig, LoraModel
 
         transposed = any(type(module).__name__ == "Conv1D" for module in model.modules())  # GPT-2's linear layers are
-        lora = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear", fan_in_fan_out=transposed)
-        return LoraModel(model, lora, "default").eval()
+        # Llama 4's router is a Linear that returns other things than a linear layer does.
+        routers = [name for name, module in model.named_modules() if type(module).__name__.endswith("Router")]
+        lora = LoraConfig(
+            r=lora_rank,
+            lora_alpha=2 * lora_rank,
+            target_modules="all-linear",
+            exclude_modules=routers or None,
+            fan_in_fan_out=transposed,
+        )
+        try:
+            with warnings.catch_warnings():  # of what peft itself proposes for experts and then does not find
+                warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
+                return LoraModel(model, lora, "default").eval()
+        except (ValueError, NotImplementedError) as error:  # state spaces, whose kernels read the weights themselves
+            reason = str(error).strip().split("\n")[0].split(". ")[0]
+            raise ValueError(
+                f"trainable is lora but peft refuses a {type(model).__name__} ({reason}); use last_blocks or full"
+            ) from None
     model.requires_grad_(False)
     if trainable == "bias":
         learning = [parameter for name, parameter in model.named_parameters() if name.endswith("bias")]

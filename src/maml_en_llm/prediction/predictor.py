@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
-from ..models.loading import load_model, load_tokenizer
+from ..models.loading import check_tokenizer, load_model, load_tokenizer
 from ..tasks.collection import Example
 from .scoring import Scorer
 
@@ -45,6 +45,7 @@ class LoadedModel:
         self.folder, self._tokens_per_forward = folder, tokens_per_forward
         self.tokenizer = load_tokenizer(folder)
         self.network = load_model(folder, device)
+        check_tokenizer(self.tokenizer, self.network, folder)
 
     @cached_property
     def scorer(self) -> Scorer:

@@ -12,7 +12,15 @@ import torch
 
 from ..files import check_output, only_writer
 from ..methods.method import Method
-from ..models import TrainableModel, choose_trainable, keep_freed_memory, load_model, load_tokenizer, pick_device
+from ..models import (
+    TrainableModel,
+    check_tokenizer,
+    choose_trainable,
+    keep_freed_memory,
+    load_model,
+    load_tokenizer,
+    pick_device,
+)
 from ..prediction.features import selection_with
 from ..prediction.predictor import LoadedModel
 from ..progress import console, stop_on_signal, track
@@ -49,6 +57,7 @@ def _train(config: Method, resume: bool) -> Path:
     if left_out:
         console.print(f"left out, because the manifest has no instruction for them: {', '.join(left_out)}")
     if run.finished:
+        run.finish()
         console.print(f"{run.model} is finished already")
         return run.model
 
@@ -99,6 +108,7 @@ def trainable_model(config: Method, device: torch.device) -> TrainableModel:
     """The model that the run starts from, with what learns chosen."""
     tokenizer = load_tokenizer(config.model)
     network = load_model(config.model, device)
+    check_tokenizer(tokenizer, network, config.model)
     check_context(network, config.max_tokens, config.model)
     network = choose_trainable(network, config.trainable, config.lora_rank, config.last_blocks)
     return TrainableModel(network, tokenizer, torch.bfloat16 if config.precision == "bfloat16" else None)
