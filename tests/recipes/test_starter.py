@@ -54,7 +54,7 @@ def test_no_episode_has_a_held_out_word(stage: Stage) -> None:
     generator = np.random.default_rng(1)
     read: set[str] = set()
     for _ in range(300):
-        episode = text.episode(generator, Difficulty(stage.difficulty.classes, stage.difficulty.words), 8)
+        episode = text.episode(generator, stage.difficulty, 8)
         assert all(example.output in example.options for example in episode)
         assert len(set(episode[0].options)) == len(episode[0].options)
         read |= {word for example in episode for part in (example.input, *example.options) for word in part.split()}
@@ -78,7 +78,7 @@ def test_the_recipe_runs_stage_by_stage_and_is_packaged(tmp_path: Path, monkeypa
     monkeypatch.setattr("recipes.starter.language_model.PASSAGES_FOR_VECTORS", 2000)
     stages = [
         Stage("one", Difficulty((2, 2), 1), 4, batches=3, prompts=2, tasks=6),
-        Stage("two", Difficulty((2, 3), frames=True, rules=True), 4, batches=3, prompts=2, tasks=8, running_text=0.5),
+        Stage("two", Difficulty((2, 3), phrases=0.5), 4, batches=3, prompts=2, tasks=8),
     ]
     model = make_language_model(tmp_path / "made", stages)
     assert model == tmp_path / "made" / "two" / "run" / "model"
