@@ -49,8 +49,6 @@ class Stage:
 STAGES = (
     Stage("1-repeats", Difficulty((2, 2), 1, plain_labels=False), 9, 150, tasks=2000, warmup=0.3),
     Stage("2-few-words", Difficulty((2, 2), 3, plain_labels=False), 11, 150, tasks=2000, warmup=0.3),
-    Stage("3-categories", Difficulty((2, 3)), 13, 300),
-    Stage("4-phrases", Difficulty((2, 4), phrases=0.5), 16, 300, prompts=16),
 )
 
 

@@ -59,14 +59,11 @@ class Difficulty:
     """How hard the episodes of a stage are.
 
     classes: fewest and most. words: most words of a class; None: an input is one to three of all words of a category.
-    plain_labels: whether label words are any words at all, not only letters and made-up words. phrases: share of the
-    episodes whose classes are phrases of any words instead, which come again and again as they are.
-    """
+    plain_labels: whether label words are any words at all, not only letters and made-up words."""
 
     classes: tuple[int, int]
     words: int | None = None
     plain_labels: bool = True
-    phrases: float = 0.0
 
 
 def episode(generator: np.random.Generator, difficulty: Difficulty, examples: int) -> list[Example]:
@@ -80,9 +77,6 @@ def episode(generator: np.random.Generator, difficulty: Difficulty, examples: in
         size = len(words) if difficulty.words is None else int(generator.integers(1, difficulty.words + 1))
         pools.append([str(word) for word in generator.permutation(words)[:size]])
     together = 1 if difficulty.words is not None else int(generator.choice([1, 1, 2, 3]))
-    if generator.random() < difficulty.phrases:
-        pools = [[_phrase(generator) for _ in range(generator.integers(1, 3))] for _ in pools]
-        together = 1
     labels = _label_words(generator, count, difficulty.plain_labels)
     found = []
     for _ in range(examples):
@@ -90,11 +84,6 @@ def episode(generator: np.random.Generator, difficulty: Difficulty, examples: in
         text = " ".join(str(word) for word in generator.permutation(pools[kind])[:together])
         found.append(Example(text, labels[kind], tuple(labels)))
     return found
-
-
-def _phrase(generator: np.random.Generator) -> str:
-    """One to six words of any kind."""
-    return " ".join(str(word) for word in generator.choice(_plain_words(), size=generator.integers(1, 7)))
 
 
 def every_word() -> set[str]:

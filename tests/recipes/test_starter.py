@@ -78,7 +78,7 @@ def test_the_recipe_runs_stage_by_stage_and_is_packaged(tmp_path: Path, monkeypa
     monkeypatch.setattr("recipes.starter.language_model.PASSAGES_FOR_VECTORS", 2000)
     stages = [
         Stage("one", Difficulty((2, 2), 1), 4, batches=3, prompts=2, tasks=6),
-        Stage("two", Difficulty((2, 3), phrases=0.5), 4, batches=3, prompts=2, tasks=8),
+        Stage("two", Difficulty((2, 3)), 4, batches=3, prompts=2, tasks=8),
     ]
     model = make_language_model(tmp_path / "made", stages)
     assert model == tmp_path / "made" / "two" / "run" / "model"

@@ -24,14 +24,14 @@ def family(task: StarterTask) -> str:
 # second category; w: all words.
 READINGS: dict[str, Callable[[list[int], list[int], list[str]], int]] = {
     "order": lambda a, b, w: int(b[0] < a[0]),
+    "comparison": lambda a, b, w: int(b[0] < a[0]),
+    "negation": lambda a, b, w: int(b[0] < a[0]),
+    "relation": lambda a, b, w: int(b[0] < a[0]),
     "place": lambda a, b, w: sorted(a + b).index(a[0]),
-    "comparison": lambda a, b, w: int((b[0] < a[0]) != bool(set(w) & set(OPPOSITE.values()))),
-    "negation": lambda a, b, w: int((b[0] < a[0]) != (w[0] in ("not", "no"))),
-    "relation": lambda a, b, w: int(w[-1] != w[0]),
     "repetition": lambda a, b, w: int(len(set(w) - {"and"}) == 3),
-    "ends": lambda a, b, w: int(w[0] != w[-1]),
     "middle": lambda a, b, w: int(b[0] == 1),
-    "denial": lambda a, b, w: int(bool(b) != ("not" in w)),
+    "turn": lambda a, b, w: int((b[0] < a[0]) != bool(set(w) & set(OPPOSITE.values()))),
+    "ends": lambda a, b, w: int(w[0] != w[-1]),
 }
 
 

@@ -30,7 +30,7 @@ SETTING = "starter"
 SEEDS = (100, 13, 21, 42, 87)
 MAX_EXAMPLES = 50
 LABELS = ("blick", "dax")  # of the prediction that is shown
-BATCHES = 240
+BATCHES = 128
 # Chosen on `starter-validation`, whose targets are training tasks of the quick start (docs/starter-model.md).
 META: dict[str, Any] = {
     "batch_size": 16,
@@ -112,11 +112,11 @@ def meta_training(
 
 
 def train_all(configs: list[TrainConfig]) -> list[Path]:
-    """The model folder of each run; on several cores the runs go on side by side, with one thread each.
+    """The model folder of each run; as many as torch has threads go on side by side, with one thread each.
 
     A small model makes little use of a second thread, and with one the result does not depend on the number of cores.
     """
-    processes = min(len(configs), os.cpu_count() or 1)
+    processes = min(len(configs), torch.get_num_threads())
     context = multiprocessing.get_context("spawn")  # threads that torch has started do not survive a fork
     with ProcessPoolExecutor(processes, context, initializer=_plain_lines_and_one_thread) as pool:
         return list(pool.map(train, configs))

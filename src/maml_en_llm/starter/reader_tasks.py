@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from .drawing import NAMES, StarterTask, domains, fill, labelled, pick, sample, shuffled, with_articles, words
+from .drawing import NAMES, StarterTask, domains, labelled, pick, sample, shuffled, with_articles, words
 
 # Words that turn a comparison round.
 OPPOSITE = {"bigger": "smaller", "older": "younger"}
@@ -31,26 +31,6 @@ def _place(generator: np.random.Generator, position: int, one: str, other: str, 
     found = sample(generator, words(other), frame.count("{}"))
     found[position] = pick(generator, words(one))
     return frame.format(*found)
-
-
-def _comparison(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
-    """Which category is said to be the bigger?"""
-    turned = bool(generator.integers(2))
-    text = _order(generator, position ^ turned, one, other, frame)
-    return " ".join(OPPOSITE.get(word, word) if turned else word for word in text.split())
-
-
-def _negation(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
-    """Which category is it, and which is it not? The frame denies its first word or its second."""
-    denies_first = bool(generator.integers(2))
-    denying_first, denying_second = frame.split(" / ")
-    return _order(generator, position ^ denies_first, one, other, denying_first if denies_first else denying_second)
-
-
-def _relation(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
-    """Is the word at the end the first or the second of the two?"""
-    both = sample(generator, words(*domains()[_domain_of(one)]), 2)
-    return frame.format(*both, both[position])
 
 
 def _repetition(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
@@ -75,11 +55,11 @@ def _middle(generator: np.random.Generator, position: int, one: str, other: str,
     return frame.format(around[0], both[position], around[1])
 
 
-def _denial(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
-    """Which category is it, where a "not" turns the answer round?"""
-    denied = bool(generator.integers(2))
-    kept = frame if denied else " ".join(word for word in frame.split() if word != "not")
-    return fill(generator, kept).format(pick(generator, words((one, other)[position ^ denied])))
+def _turn(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
+    """Which category is said to be the bigger, also where the other one is said to be the smaller?"""
+    turned = bool(generator.integers(2))
+    text = _order(generator, position ^ turned, one, other, frame)
+    return " ".join(OPPOSITE.get(word, word) if turned else word for word in text.split())
 
 
 @cache
@@ -88,58 +68,58 @@ def _domain_of(category: str) -> str:
 
 
 # Rule, what the instruction says of the labels {0}, {1}, ... for the categories {one} and {other}, and two frames.
+# In the first four the order of the two categories decides; they differ in what the order means.
 FAMILIES: dict[str, tuple[Rule, str, tuple[str, str]]] = {
     "order": (
         _order,
         "Answer {0} if the first is of {one} and {1} if it is of {other}.",
-        ("{} then {}", "{} , {}"),
+        ("{} then {}", "first {} and {} after it"),
+    ),
+    "comparison": (
+        _order,
+        "Answer {0} if {one} are said to be the bigger or older and {1} if {other} are.",
+        ("{} is bigger than {}", "the {} is older than the {}"),
+    ),
+    "negation": (
+        _order,
+        "Answer {0} if it is of {one} and not of {other}, and {1} if the other way round.",
+        ("{} , not {}", "{} but no {}"),
+    ),
+    "relation": (
+        _order,
+        "Answer {0} if the one of {one} has or holds the other, and {1} if the one of {other} does.",
+        ("{} has {}", "the {} holds the {}"),
     ),
     "place": (
         _place,
         "Say with {0}, {1} or {2} where among {other} the one of {one} is.",
         ("{} {} {}", "{} , {} , {}"),
     ),
-    "comparison": (
-        _comparison,
-        "Answer {0} if {one} are said to be the more and {1} if {other} are.",
-        ("{} is bigger than {}", "{} is older than {}"),
-    ),
-    "negation": (
-        _negation,
-        "Answer {0} if it is of {one} and not of {other}, and {1} if the other way round.",
-        ("not {} but {} / {} but not {}", "no {} , {} / {} , no {}"),
-    ),
-    "relation": (
-        _relation,
-        "Answer {0} if the word at the end is the first of the two and {1} if it is the second.",
-        ("{} sees {} : {}", "{} with {} : {}"),
-    ),
     "repetition": (
         _repetition,
         "Answer {0} if a word is repeated and {1} if not.",
         ("{} {} {}", "{} and {} and {}"),
-    ),
-    "ends": (
-        _ends,
-        "Answer {0} if the first word is repeated at the end and {1} if before.",
-        ("{} {} {} {}", "{} and {} and {} and {}"),
     ),
     "middle": (
         _middle,
         "Answer {0} if the one of {one} is in the middle and {1} if the one of {other} is.",
         ("{} {} {}", "{} , {} , {}"),
     ),
-    "denial": (
-        _denial,
-        "Answer {0} if it is of {one} and {1} if of {other}; with a not the other way round.",
-        ("{name} is not {}", "{name} , not {}"),
+    "turn": (
+        _turn,
+        "Answer {0} if {one} are said to be the bigger or older and {1} if {other} are.",
+        ("{} is bigger than {}", "the {} is older than the {}"),
+    ),
+    "ends": (
+        _ends,
+        "Answer {0} if the first word is repeated at the end and {1} if before.",
+        ("{} {} {} {}", "{} and {} and {} and {}"),
     ),
 }
-UNSEEN_FAMILIES = ("ends", "middle", "denial")  # those of no training task
+UNSEEN_FAMILIES = ("middle", "turn", "ends")  # those of no training task
 
 NATURAL = {
     "place": ("first", "second", "third"),
-    "relation": ("first", "second"),
     "repetition": ("again", "once"),
     "ends": ("end", "before"),
 }
