@@ -86,7 +86,8 @@ def episode(generator: np.random.Generator, difficulty: Difficulty, examples: in
     return found
 
 
-def every_word() -> set[str]:
+@cache
+def every_word() -> frozenset[str]:
     """All words of the starter tasks, of running text and of episodes."""
     found = {*NONSENSE, *NAMES}
     for category, words in _categories(held_out=()):
@@ -98,7 +99,7 @@ def every_word() -> set[str]:
         for example in chain.from_iterable(starter_examples(task).values()):
             found |= {word for text in (example.input, *example.options, example.output) for word in text.split()}
     found |= set("all one of the like and belong to but does not we talk about is yes no".split())
-    return {word.lower() for word in found if word.isalpha()}
+    return frozenset(word.lower() for word in found if word.isalpha())
 
 
 @cache
