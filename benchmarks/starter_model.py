@@ -1,113 +1,135 @@
-"""Accuracy of the starter language model against the number of demonstrations, on tasks of unseen domains.
+"""What meta-training adds to the starter language model, with several training seeds.
 
-    .venv/bin/python benchmarks/starter_model.py --output docs/starter-model
+    .venv/bin/python benchmarks/starter_model.py --output runs/starter-model --training-seeds 100 13 21
 
-writes OUTPUT.svg and prints the table of docs/starter-model.md. Nothing is trained.
+trains the rows of the quick start once for each seed, scores them and the cheap rows on the settings `starter` and
+`starter-families`, and prints the table of docs/starter-model.md. What is finished in OUTPUT is not done again.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
-import tempfile
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import tyro
 
-from maml_en_llm import load_collection
+from cheap_rows import baselines
 from maml_en_llm.config import EvaluateConfig
-from maml_en_llm.evaluation.metrics import score
 from maml_en_llm.evaluation.protocol import evaluate
 from maml_en_llm.starter import starter_model
+from maml_en_llm.starter.quickstart import BATCHES, GROUPS, METHODS, SEEDS, SETTING, group_of, meta_training, train_all
 from maml_en_llm.starter.tasks import write_starter_collection
 
+SETTINGS = (SETTING, "starter-families")
+
 BUILT_IN = starter_model()
-NUMBERS = (0, 1, 2, 4, 8, 16)
-MADE_UP = ("foo", "dax", "zup", "wug", "blick")
 
 
 @dataclass
 class Options:
-    output: Path
-    """File name without ending."""
+    output: Path = Path("runs/starter-model")
+    """Folder for the runs."""
     model: Path = BUILT_IN
-    """Hugging Face folder."""
-    runs: Path | None = None
-    """The folder in which `make starter-model` worked, for the loss of each stage."""
-    max_examples: int = 100
-    """Test examples of a task."""
+    """Hugging Face folder to start from."""
+    training_seeds: tuple[int, ...] = (100, 13, 21)
+    """Each method is trained once with each."""
+    batches: int = BATCHES
+    """Training length."""
+    max_examples: int = 50
+    """Scored examples of a task."""
 
 
 def main(options: Options) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-
-    with tempfile.TemporaryDirectory() as folder:
-        collection = Path(folder) / "collection"
+    collection = options.output / "collection"
+    if not (collection / "manifest.json").is_file():
         write_starter_collection(collection)
-        results = [
+    configs = {
+        (name, seed): meta_training(
+            collection,
+            SETTING,
+            options.model,
+            options.output / f"{name}-{seed}",
+            options.batches,
+            keys | {"seed": seed},
+        )
+        for name, keys in METHODS.items()
+        for seed in options.training_seeds
+    }
+    models = dict(zip(configs, train_all(list(configs.values())), strict=True))
+    rows: dict[str, list[dict[str, list[float]]]] = {}
+    for setting in SETTINGS:
+        for label, by_task in baselines(collection, setting, options.model, SEEDS, options.max_examples).items():
+            rows.setdefault(label, [{}])[0].update({task: [score] for task, score in by_task.items()})
+    rows["Raw LM"] = [scores(options, options.model, "raw-lm")]
+    for name in METHODS:
+        rows[name] = [scores(options, models[name, seed], f"{name}-{seed}") for seed in options.training_seeds]
+    print_table(rows)
+
+
+def scores(options: Options, model: Path, name: str) -> dict[str, list[float]]:
+    """By target task of both settings the score of each demonstration seed, in percent."""
+    found: dict[str, list[float]] = {}
+    for setting in SETTINGS:
+        path = options.output / "results" / f"{name}-{setting}.json"
+        if not path.is_file():
             evaluate(
                 EvaluateConfig(
-                    model=str(options.model),
-                    collection=collection,
-                    setting="starter",
-                    output=Path(folder) / f"{number}.json",
-                    demonstrations=number,
+                    model=str(model),
+                    collection=options.output / "collection",
+                    setting=setting,
+                    output=path,
+                    demonstrations=16,
+                    seeds=SEEDS,
                     max_examples=options.max_examples,
                     device="cpu",
                 )
-            )["tasks"]
-            for number in NUMBERS
-        ]
-        opened = load_collection(collection)
-        labels = {task: opened[task].train[0].options for task in results[0]}
-        majority = {task: majority_score(opened, task, options.max_examples) for task in labels}
-    groups = {
-        "made-up label words": [task for task in labels if set(labels[task]) & set(MADE_UP)],
-        "natural label words": [task for task in labels if not set(labels[task]) & set(MADE_UP)],
-    }
-    print(f"| demonstrations | {' | '.join(map(str, NUMBERS))} | always the same label |\n|---|" + "---|" * 7)
-    for task in labels:
-        cells = [f"{100 * found[task]['average']:.0f}" for found in results]
-        print(f"| `{task}` ({', '.join(labels[task])}) | {' | '.join(cells)} | {100 * majority[task]:.0f} |")
-    figure, grid = plt.subplots(1, 1 if options.runs is None else 2, figsize=(9, 3.5), squeeze=False)
-    axes = grid[0, 0]
-    if options.runs is not None:
-        plot_losses(grid[0, 1], options.runs)
-    for (name, tasks), colour in zip(groups.items(), ("#0072b2", "#d55e00"), strict=True):
-        line = [100 * statistics.mean(found[task]["average"] for task in tasks) for found in results]
-        base = 100 * statistics.mean(majority[task] for task in tasks)
-        print(f"| **mean, {len(tasks)} tasks with {name}** | {' | '.join(f'{v:.1f}' for v in line)} | {base:.1f} |")
-        axes.plot(range(len(NUMBERS)), line, "o-", color=colour, label=name)
-        axes.axhline(base, color=colour, linestyle=":", label=f"always the same label ({name.split()[0]})")
-    axes.set_xticks(range(len(NUMBERS)), [str(number) for number in NUMBERS])
-    axes.set(xlabel="demonstrations", ylabel="macro-F1, %", ylim=(0, 100))
-    axes.legend(fontsize="small")
-    figure.tight_layout()
-    figure.savefig(options.output.with_suffix(".svg"), metadata={"Date": None})
-    print(json.dumps({name: len(tasks) for name, tasks in groups.items()}))
+            )
+        for task, entry in json.loads(path.read_text(encoding="utf-8"))["tasks"].items():
+            found[task] = list(entry["scores"].values())
+    return found
 
 
-def plot_losses(axes: Any, runs: Path) -> None:
-    """Mean loss of the labels by update, over all stages."""
-    passed = 0
-    for path in sorted(runs.glob("*/run/metrics.jsonl")):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        axes.plot([passed + line["batches"] for line in lines], [line["loss"] for line in lines], label=path.parts[-3])
-        passed += lines[-1]["batches"]
-    axes.set(xlabel="updates", ylabel="loss of the labels, nats", ylim=(0, None))
-    axes.legend(fontsize="small")
+def print_table(rows: dict[str, list[dict[str, list[float]]]]) -> None:
+    """Means in percent with 95 % intervals of a bootstrap over training runs, tasks and demonstration seeds."""
+    tasks = list(rows["Raw LM"][0])
+    groups = {group: [task for task in tasks if group_of(task) == group] for group in GROUPS}
+    print(f"| row | {' | '.join(f'{group} ({len(members)})' for group, members in groups.items())} |")
+    print(f"|---|{'---:|' * len(groups)}")
+    raw = {group: array(rows["Raw LM"], members) for group, members in groups.items()}
+    for label, runs in rows.items():
+        cells = []
+        for group, members in groups.items():
+            values = array(runs, members)
+            cell = f"{values.mean():.1f}"
+            if len(runs) > 1 or label == "Raw LM":
+                cell += " ({:.1f} to {:.1f})".format(*interval(values))
+            if len(runs) > 1:
+                gain = values - raw[group]
+                cell += "; {:+.1f} ({:+.1f} to {:+.1f})".format(gain.mean(), *interval(gain))
+            cells.append(cell)
+        print(f"| {label} | {' | '.join(cells)} |")
+    for label, runs in rows.items():
+        if len(runs) > 1:
+            by_run = [[f"{array([run], members).mean():.1f}" for members in groups.values()] for run in runs]
+            print(f"{label}, by training seed: {by_run}")
 
 
-def majority_score(collection: Any, task: str, examples: int) -> float:
-    """Macro-F1 of predicting the most frequent test label everywhere."""
-    gold = [example.output for example in collection[task].test[:examples]]
-    return score("macro_f1", gold, [Counter(gold).most_common(1)[0][0]] * len(gold))
+def array(runs: list[dict[str, list[float]]], tasks: list[str]) -> np.ndarray:
+    """[runs, tasks, demonstration seeds], in percent."""
+    return 100 * np.array([[run[task] for task in tasks] for run in runs])
+
+
+def interval(values: np.ndarray, draws: int = 2000) -> tuple[float, float]:
+    """95 % of the means when runs, tasks and demonstration seeds are drawn again, each on its own."""
+    generator = np.random.default_rng(0)
+    means = []
+    for _ in range(draws):
+        chosen = [generator.integers(size, size=size) for size in values.shape]
+        means.append(values[np.ix_(*chosen)].mean())
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The recipe of the starter language model: word vectors, then a curriculum of episodes (docs/starter-model.md).
 
-Every stage is an ordinary `train` run with the method `language-model` on a collection of episodes and running text; it
-starts from the model of the stage before, can be interrupted, and gives the same model on the same machine.
+Every stage is an ordinary `train` run with the method `language-model` on a collection of episodes; it starts from the
+model of the stage before, can be interrupted, and gives the same model on the same machine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,31 +34,21 @@ PASSAGES_FOR_VECTORS = 60_000
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of the curriculum: `batches` of `prompts` prompts with `demonstrations`, on `tasks` episodes.
-
-    running_text: share of the tasks that are passages instead. schedule: of the learning rate.
-    """
+    """One run of the curriculum: `batches` of `prompts` prompts with `demonstrations`, on `tasks` episodes."""
 
     name: str
     difficulty: Difficulty
     demonstrations: int
     batches: int
-    prompts: int = 8
+    prompts: int = 32
     lr: float = 2e-3
     tasks: int = 4000
-    running_text: float = 0.0
     warmup: float = 0.1
-    schedule: Literal["linear", "constant"] = "constant"
 
 
 STAGES = (
-    Stage("1-repeats", Difficulty((2, 2), 1, plain_labels=False), 9, 150, prompts=32, tasks=2000, warmup=0.3),
-    Stage("2-few-words", Difficulty((2, 2), 3, plain_labels=False), 11, 150, prompts=32, tasks=2000, warmup=0.3),
-    Stage("3-categories", Difficulty((2, 3)), 13, 300, prompts=32),
-    Stage("4-sentences", Difficulty((2, 2), frames=True), 16, 1000),
-    Stage(
-        "5-all", Difficulty((2, 4), frames=True, rules=True), 16, 1500, tasks=8000, running_text=0.1, schedule="linear"
-    ),
+    Stage("1-repeats", Difficulty((2, 2), 1, plain_labels=False), 9, 150, tasks=2000, warmup=0.3),
+    Stage("2-few-words", Difficulty((2, 2), 3, plain_labels=False), 11, 150, tasks=2000, warmup=0.3),
 )
 
 
@@ -87,7 +77,7 @@ def make_language_model(output: Path, stages: Iterable[Stage] = STAGES) -> Path:
                 adam_betas=(0.9, 0.98),
                 weight_decay=0.01,
                 warmup=stage.warmup,
-                schedule=stage.schedule,
+                schedule="constant",
                 trainable="last_blocks",  # all blocks: the embeddings stay as they are
                 last_blocks=LAYERS,
                 log_every=50,
@@ -202,10 +192,7 @@ def write_stage(folder: Path, stage: Stage) -> None:
     generator = random_generator("starter-model", stage.name)
     examples = 2 * (stage.demonstrations + 1)
     for number in range(stage.tasks):
-        if number < stage.tasks * stage.running_text:
-            write_task(folder, f"text-{number}", {"train": text.running_text(generator, examples)})
-        else:
-            write_task(folder, f"episode-{number}", {"train": text.episode(generator, stage.difficulty, examples)})
+        write_task(folder, f"episode-{number}", {"train": text.episode(generator, stage.difficulty, examples)})
     write_setting(folder, "stage", {"train": sorted(path.name for path in (folder / "data").iterdir())})
     write_manifest(folder, [])
 

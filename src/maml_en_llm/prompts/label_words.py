@@ -18,13 +18,14 @@ from .layout import EncodedTarget, PromptFormat
 LabelWords = Literal["task", "redrawn"]
 
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
+DIGITS = tuple("0123456789")
 _WORD = re.compile("[a-z]{3,12}")
 
 
 class LabelRedraw:
     """Draws new label words and puts them into encoded examples.
 
-    words: the words to draw from besides letters and numbers, by default those of the tokenizer (`vocabulary_words`).
+    words: the words to draw from besides letters and digits, by default those of the tokenizer (`vocabulary_words`).
     """
 
     def __init__(self, tokenizer: Any, format: PromptFormat, words: Sequence[str] | None = None) -> None:
@@ -34,7 +35,7 @@ class LabelRedraw:
         self._pieces: dict[tuple[str, bool], list[int]] = {}
 
     def draw(self, examples: Sequence[Example], generator: np.random.Generator) -> dict[str, str]:
-        """New words by label, all different and of one sort: letters, numbers or words.
+        """New words by label, all different and of one sort: letters, digits or words; else numbers.
 
         Empty when the examples have no labels to tell apart or do not share their options: in multiple choice an option
         is a part of the question and no name of a class.
@@ -42,8 +43,8 @@ class LabelRedraw:
         labels = sorted(examples[0].options)
         if len(labels) < 2 or any(sorted(example.options) != labels for example in examples):
             return {}
-        numbers = tuple(map(str, range(max(100, len(labels)))))
-        sorts = [sort for sort in (LETTERS, numbers, self.words) if len(sort) >= len(labels)]
+        sorts = [sort for sort in (LETTERS, DIGITS, self.words) if len(sort) >= len(labels)]
+        sorts = sorts or [tuple(map(str, range(len(labels))))]
         sort = sorts[int(generator.integers(len(sorts)))]
         drawn = generator.choice(len(sort), size=len(labels), replace=False)
         return {label: sort[int(index)] for label, index in zip(labels, drawn, strict=True)}

@@ -9,13 +9,14 @@ A family is a rule with a text function; a task is a family with two categories 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
-from .drawing import NAMES, StarterTask, fill, labelled, pick, sample, shuffled, with_articles, words
+from .drawing import NAMES, StarterTask, domains, labelled, pick, sample, shuffled, with_articles, words
 
 # Words that turn a comparison round.
-OPPOSITE = {"bigger": "smaller", "older": "younger", "better": "worse", "over": "under", "before": "after"}
+OPPOSITE = {"bigger": "smaller", "older": "younger"}
 Rule = Callable[[np.random.Generator, int, str, str, str], str]  # label's position, two categories, frame
 
 
@@ -25,34 +26,6 @@ def _order(generator: np.random.Generator, position: int, one: str, other: str, 
     return frame.format(both[position], both[1 - position])
 
 
-def _comparison(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
-    """Which category is said to be the bigger?"""
-    turned = bool(generator.integers(2))
-    text = _order(generator, position ^ turned, one, other, frame)
-    return " ".join(OPPOSITE.get(word, word) if turned else word for word in text.split())
-
-
-def _negation(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
-    """Which category is it, or is it not? The frame has a "not"."""
-    denied = bool(generator.integers(2))
-    text = fill(generator, frame).format(pick(generator, words((one, other)[position ^ denied])))
-    return text if denied else text.replace(" not", "")
-
-
-def _role(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
-    """Is the word at the end the first or the second of the two?"""
-    both = sample(generator, words(one, other), 2)
-    return frame.format(*both, both[position])
-
-
-def _repetition(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
-    """Is a word repeated?"""
-    found = sample(generator, words(one, other), frame.count("{}"))
-    if position == 0:
-        found[0] = found[1]
-    return frame.format(*shuffled(generator, found))
-
-
 def _place(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
     """Where among words of the other category is the one of the first?"""
     found = sample(generator, words(other), frame.count("{}"))
@@ -60,26 +33,19 @@ def _place(generator: np.random.Generator, position: int, one: str, other: str, 
     return frame.format(*found)
 
 
-def _same(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
-    """Are both words of one category?"""
-    first, second = sample(generator, (one, other), 2)
+def _repetition(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
+    """Is a word repeated?"""
+    found = sample(generator, words(*domains()[_domain_of(one)]), frame.count("{}"))
     if position == 0:
-        return frame.format(*sample(generator, words(first), 2))
-    return frame.format(pick(generator, words(first)), pick(generator, words(second)))
+        found[0] = found[1]
+    return frame.format(*shuffled(generator, found))
 
 
 def _ends(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
-    """Is the first word repeated at the end, or somewhere before?"""
-    found = sample(generator, words(one, other), frame.count("{}") - 1)
+    """Is the first word repeated at the end, or before?"""
+    found = sample(generator, words(*domains()[_domain_of(one)]), frame.count("{}") - 1)
     found.insert(len(found) if position == 0 else int(generator.integers(1, len(found))), found[0])
     return frame.format(*found)
-
-
-def _contrast(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
-    """Which category is it, and which is it not? The frame denies its first word or its second."""
-    denies_first = bool(generator.integers(2))
-    first, second = frame.split(" / ")
-    return _order(generator, position ^ denies_first, one, other, second if denies_first else first)
 
 
 def _middle(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
@@ -89,51 +55,72 @@ def _middle(generator: np.random.Generator, position: int, one: str, other: str,
     return frame.format(around[0], both[position], around[1])
 
 
-# Rule, what the instruction says of the labels {0}, {1}, ... for the categories {one} and {other}.
-FAMILIES: dict[str, tuple[Rule, str]] = {
-    "order": (_order, "Answer {0} if the first is of {one} and {1} if it is of {other}."),
+def _turn(generator: np.random.Generator, position: int, one: str, other: str, frame: str) -> str:
+    """Which category is said to be the bigger, also where the other one is said to be the smaller?"""
+    turned = bool(generator.integers(2))
+    text = _order(generator, position ^ turned, one, other, frame)
+    return " ".join(OPPOSITE.get(word, word) if turned else word for word in text.split())
+
+
+@cache
+def _domain_of(category: str) -> str:
+    return next(domain for domain, categories in domains().items() if category in categories)
+
+
+# Rule, what the instruction says of the labels {0}, {1}, ... for the categories {one} and {other}, and two frames.
+# In the first four the order of the two categories decides; they differ in what the order means.
+FAMILIES: dict[str, tuple[Rule, str, tuple[str, str]]] = {
+    "order": (
+        _order,
+        "Answer {0} if the first is of {one} and {1} if it is of {other}.",
+        ("{} then {}", "first {} and {} after it"),
+    ),
     "comparison": (
-        _comparison,
-        "Answer {0} if {one} are said to be the more and {1} if {other} are.",
+        _order,
+        "Answer {0} if {one} are said to be the bigger or older and {1} if {other} are.",
+        ("{} is bigger than {}", "the {} is older than the {}"),
     ),
     "negation": (
-        _negation,
-        "Answer {0} if it is of {one} and {1} if of {other}; with a not the other way round.",
+        _order,
+        "Answer {0} if it is of {one} and not of {other}, and {1} if the other way round.",
+        ("{} , not {}", "{} but no {}"),
     ),
-    "role": (_role, "Answer {0} if the word at the end is the first of the two and {1} if it is the second."),
-    "repetition": (_repetition, "Answer {0} if a word is repeated and {1} if not."),
-    "place": (_place, "Say with {0}, {1} or {2} where among {other} the one of {one} is."),
-    "same": (_same, "Answer {0} if both are of {one} or both of {other}, otherwise {1}."),
-    "ends": (_ends, "Answer {0} if the first word is repeated at the end and {1} if before."),
-    "contrast": (_contrast, "Answer {0} if it is of {one} and not of {other}, and {1} if the other way round."),
-    "middle": (_middle, "Answer {0} if the one of {one} is in the middle and {1} if the one of {other} is."),
+    "relation": (
+        _order,
+        "Answer {0} if the one of {one} has or holds the other, and {1} if the one of {other} does.",
+        ("{} has {}", "the {} holds the {}"),
+    ),
+    "place": (
+        _place,
+        "Say with {0}, {1} or {2} where among {other} the one of {one} is.",
+        ("{} {} {}", "{} , {} , {}"),
+    ),
+    "repetition": (
+        _repetition,
+        "Answer {0} if a word is repeated and {1} if not.",
+        ("{} {} {}", "{} and {} and {}"),
+    ),
+    "middle": (
+        _middle,
+        "Answer {0} if the one of {one} is in the middle and {1} if the one of {other} is.",
+        ("{} {} {}", "{} , {} , {}"),
+    ),
+    "turn": (
+        _turn,
+        "Answer {0} if {one} are said to be the bigger or older and {1} if {other} are.",
+        ("{} is bigger than {}", "the {} is older than the {}"),
+    ),
+    "ends": (
+        _ends,
+        "Answer {0} if the first word is repeated at the end and {1} if before.",
+        ("{} {} {} {}", "{} and {} and {} and {}"),
+    ),
 }
-UNSEEN_FAMILIES = ("ends", "contrast", "middle")  # those of no training task
+UNSEEN_FAMILIES = ("middle", "turn", "ends")  # those of no training task
 
-ORDER = ("{} then {}", "{} , later {}", "first {} and then {}", "{} {}")
-COMPARISON = ("the {} is bigger than the {}", "{} is older than {}", "{} is better than {}", "the {} is over the {}")
-NEGATION = ("{name} does not see the {}", "not the {} for {name}", "{name} is not with the {}", "{name} : not {}")
-ROLE = ("{} sees {} : {}", "the {} helped the {} . {} ?", "{} gave {} : {}", "{} and {} : {}")
-REPETITION = ("{} {} {}", "{} , {} and {}", "{} {} {} {}", "{} and {} and {}")
-PLACE = ("{} {} {}", "{} , {} and {}", "{} then {} then {}", "{} or {} or {}")
-SAME = ("{} {}", "{} and {}", "{} with {}", "{} is like {}")
-FRAMES = {
-    "order": ORDER,
-    "comparison": COMPARISON,
-    "negation": NEGATION,
-    "role": ROLE,
-    "repetition": REPETITION,
-    "place": PLACE,
-    "same": SAME,
-    "ends": ("{} {} {} {}", "{} , {} , {} and {}", "{} then {} then {} then {}"),
-    "contrast": ("not {} but {} / {} but not {}", "not {} , {} / {} , not {}", "no {} but {} / {} but no {}"),
-    "middle": ("{} {} {}", "{} , {} and {}", "{} then {} then {}"),
-}
 NATURAL = {
-    "role": ("first", "second"),
-    "repetition": ("again", "once"),
     "place": ("first", "second", "third"),
-    "same": ("same", "different"),
+    "repetition": ("again", "once"),
     "ends": ("end", "before"),
 }
 MADE_UP = ("foo", "bar", "wug", "zup", "dax", "blick", "fep", "mib")
@@ -163,7 +150,7 @@ CATEGORIES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "transport": (("boats", "road vehicles", "sea", "road"), ("aircraft", "travel things", "air", "case")),
     "school": (("school subjects", "school things", "subject", "thing"), ("shapes", "things to read", "shape", "book")),
     "sport": (
-        ("ball games", "sport equipment", "game", "kit"),
+        ("ball games", "sport equipment", "game", "ball"),
         ("people in sport", "toys and indoor games", "man", "toy"),
     ),
     "work": (("money words", "computer words", "money", "computer"), ("weapons", "office things", "weapon", "office")),
@@ -178,12 +165,12 @@ CATEGORIES: dict[str, tuple[tuple[str, str, str, str], ...]] = {
 
 def _task(family: str, domain: str, number: int) -> StarterTask:
     """The task of a family in a domain; `number` chooses frame, categories and labels."""
-    rule, instruction = FAMILIES[family]
+    rule, instruction, frames = FAMILIES[family]
     one, other, *named = CATEGORIES[domain][number % len(CATEGORIES[domain])]
-    frame = FRAMES[family][number % len(FRAMES[family])]
+    frame = frames[number % len(frames)]
     natural = NATURAL.get(family, tuple(named))
     start = 3 * number % len(MADE_UP)
-    labels = natural if number % 2 else (MADE_UP * 2)[start : start + len(natural)]
+    labels = natural if number // 2 % 2 else (MADE_UP * 2)[start : start + len(natural)]
 
     def text(generator: np.random.Generator, position: int) -> str:
         return with_articles(rule(generator, position, one, other, frame))
