@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 
 from maml_en_llm.cli import main
 from maml_en_llm.sources import importing
-from maml_en_llm.sources.importing import Columns, proposed_setting, read_tasks, split_of
+from maml_en_llm.sources.columns import Columns
+from maml_en_llm.sources.importing import read_tasks
+from maml_en_llm.sources.joining import proposed_setting
 from maml_en_llm.sources.labels import label_set
+from maml_en_llm.sources.layouts import split_of
 from maml_en_llm.sources.reading import SUFFIXES, detect_delimiter
 from maml_en_llm.tasks import writing
 from maml_en_llm.tasks.check import check_collection
@@ -220,9 +223,11 @@ def test_labels_are_few_short_and_repeated() -> None:
 
 def test_a_proposed_setting_holds_out_tasks_and_trains_on_some() -> None:
     for number in range(2, 12):
-        lists = proposed_setting([f"t{n}" for n in range(number)], 0.2, 100)
+        names = [f"t{n}" for n in range(number)]
+        lists = proposed_setting(names, names[1:], 0.2, 100)
         assert len(lists["train"]) + len(lists["test"]) == number
         assert min(len(lists["train"]), len(lists["test"])) >= 1
+        assert "t0" in lists["train"]
 
 
 # ---- what it refuses: one clear sentence, and nothing written

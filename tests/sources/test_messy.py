@@ -218,6 +218,19 @@ def test_tasks_that_come_later_join_the_setting(tmp_path: Path, capsys: pytest.C
     assert mine.read_text() == text
 
 
+def test_label_columns_of_the_same_texts_are_kept_on_one_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = [(f"text {n}", "yes" if n % 2 else "no") for n in range(40)]
+    for name in ("angry", "urgent"):
+        csv(tmp_path / "s" / f"{name}.csv", same)
+    csv(tmp_path / "s" / "spam.csv", plain("spam"))
+    assert run(tmp_path / "s", tmp_path / "c", *TEXT, "--targets", "urgent", "--dry-run") == 0
+    assert "examples of urgent, a target, are also in angry" in " ".join(capsys.readouterr().err.split())
+    assert run(tmp_path / "s", tmp_path / "c", *TEXT, "--targets", "urgent,angry") == 0
+    assert "are also in" not in capsys.readouterr().err
+
+
 def test_an_import_of_large_files_shows_progress(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

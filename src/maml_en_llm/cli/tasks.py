@@ -147,8 +147,11 @@ def tasks_import(
         yes: Write without asking.
         overwrite: Replace tasks that were imported before.
     """
-    from ..sources.importing import Columns, check_import, left_out, plan_setting, read_tasks, write_tasks
+    from ..sources.columns import Columns
+    from ..sources.importing import check_import, read_tasks, write_tasks
+    from ..sources.joining import leaks, plan_setting
     from ..sources.labels import MISSING, Cleaning
+    from ..sources.layouts import left_out
 
     check_name(setting, "setting")
     if not 0 < test_share < 1 or not 0 < held_out < 1:
@@ -176,6 +179,8 @@ def tasks_import(
     if others := left_out(source):
         _say(f"not read: {', '.join(others[:5])}{' ...' if len(others) > 5 else ''} (save tables as CSV)")
     _say(plan.said)
+    for leak in leaks(read, plan.lists) if plan.lists is not None else ():
+        _say(f"! {leak}", style="yellow")
     if dry_run:
         _say("nothing was written (--dry-run)")
         return

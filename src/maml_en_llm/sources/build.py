@@ -34,7 +34,7 @@ from ..tasks.writing import (
     write_task,
 )
 from .catalog import Entry, catalogue, paper_files
-from .importing import PAPER_FILE, paper_task
+from .layouts import PAPER_FILE, paper_task
 from .mappings import Row
 
 CONVERTED = "refs/convert/parquet"  # where the hub keeps Parquet copies of repositories in other formats
