@@ -39,9 +39,9 @@ def remake(add: Path | None = None, table: str = "", pages: Path | None = None) 
         report = HERE / f"{name}.md"
         report.parent.mkdir(parents=True, exist_ok=True)
         inputs = inputs_of(results)
-        write_text(report, short_markdown(inputs, build(inputs)))
+        write_text(report, short_markdown(inputs, build(inputs, compare_unlike=True)))
         if pages is not None:
-            write_report(inputs_of(results), pages / name)
+            write_report(inputs_of(results), pages / name, compare_unlike=True)
         print(report.relative_to(HERE))
 
 

@@ -50,7 +50,7 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_read(tmp_path: Path) -> No
     assert [result.path for result in found.results] == [good]
     assert len(found.runs[0].metrics) == 1
     text = complaints(found)
-    assert f"{half}: not valid JSON" in text
+    assert f"{half}: not a results file of `evaluate` or `adapt` of this version: not valid JSON" in text
     assert f"{tmp_path / 'b.unfinished.jsonl'}: an evaluation that is not finished" in text
     assert f"{tmp_path / 'run' / 'metrics.jsonl'}: 1 of its lines are not whole" in text
     assert f"{tmp_path / 'run' / 'run.json'}: not valid JSON" in text
@@ -63,12 +63,16 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_read(tmp_path: Path) -> No
 
 RESULTS: dict[str, Any] = {"format": "maml-en-llm results 2"}
 FOREIGN = [
-    ("a.json", '{"acc": 0.5}', r"a\.json: setting: Field required; give results of `evaluate`"),
-    ("a.json", "[1]", r"a\.json: Input should be an object; give results of `evaluate`"),
-    ("a.json", '{"format": "maml-en-llm results 1"}', r"a\.json: format: Input should be 'maml-en-llm results 2'"),
-    ("a.json", '{\n"format": ', r"a\.json: not valid JSON \(.* at line 2 column"),
-    ("a.json", "[" * 100_000, r"a\.json: not valid JSON"),
-    ("a.json", json.dumps(RESULTS), r"a\.json: setting: Field required"),
+    ("a.json", '{"acc": 0.5}', r"a\.json: not a results file of `evaluate`.*: setting: Field required"),
+    ("a.json", "[1]", r"a\.json: not a results file of `evaluate`.*: Input should be an object"),
+    (
+        "a.json",
+        '{"format": "maml-en-llm results 1"}',
+        r"a\.json: not a results file.*: format: Input should be 'maml-en-llm results 2'",
+    ),
+    ("a.json", '{\n"format": ', r"a\.json: not a results file.*: not valid JSON \(.* at line 2 column"),
+    ("a.json", "[" * 100_000, r"a\.json: not a results file.*: not valid JSON"),
+    ("a.json", json.dumps(RESULTS), r"a\.json: not a results file.*: setting: Field required"),
     ("a.csv", "method,setting\nx,y\n", r"a\.csv:2: needs the columns method, setting, average and worst"),
     ("a.csv", "method,setting,average,worst\nx,y,1,2\nx,z,high,2\n", r"a\.csv:3: needs the columns"),
     ("a.csv", "method,setting,average,worst\nx,y,nan,2\n", r"a\.csv:2: needs the columns"),
@@ -104,7 +108,7 @@ def test_with_nothing_usable_the_reason_is_the_error(
 def test_results_with_a_part_missing_are_not_read(tmp_path: Path, change: dict[str, Any]) -> None:
     path = write_results(tmp_path / "a.json", "MetaICL", {"t": [0.5, 0.6]})
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ValueError, match=r"a\.json: .*(Field required|should |without|needs).*; give results of"):
+    with pytest.raises(ValueError, match=r"a\.json: not a results file of.*(Field required|should |without|needs)"):
         read_result(path)
 
 

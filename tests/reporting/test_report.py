@@ -92,7 +92,7 @@ def test_every_section_that_has_something_to_show(page: Path) -> None:
         *("Summary", "Comparisons", "Forgetting", "Tasks", "Demonstration seeds", "Learning curves", "Exploration"),
         *("Adaptation", "Cost against score", "Data", "Single predictions", "Configuration and provenance", "Not read"),
     ]
-    for words in ("12.34", "5.67", "MAML-2-1 + adaptation", "support loss", "cut.json: not valid"):
+    for words in ("12.34", "5.67", "MAML-2-1 + adaptation", "support loss", "cut.json: not a results file"):
         assert words in text
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", text)  # nothing from elsewhere
 
@@ -187,7 +187,7 @@ def test_what_is_not_read_is_said_on_standard_error(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report([inputs], tmp_path)
-    assert f"not read: {inputs / 'results' / 'cut.json'}: not valid JSON" in capsys.readouterr().err
+    assert f"not read: {inputs / 'results' / 'cut.json'}: not a results file" in capsys.readouterr().err
 
 
 def embedded(page: Path) -> Any:

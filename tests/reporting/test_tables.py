@@ -132,7 +132,7 @@ def test_a_table_as_markdown_csv_and_latex() -> None:
     assert TABLE.markdown().splitlines()[-4:] == [
         "| method | p | n |",
         "|---|---:|---:|",
-        "| a\\|b & c_d | 0.1235 | 3 |",
+        "| a\\|b &amp; c_d | 0.1235 | 3 |",
         "|  |  |  |",
     ]
     assert TABLE.csv() == "method,p,n\na|b & c_d,0.123456,3\n,,\n"

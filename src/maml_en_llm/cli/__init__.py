@@ -146,19 +146,22 @@ def predict(
         console.print(f"  {score:8.4f}  {option}", markup=False)
 
 
-def report(results: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("report")) -> None:
+def report(
+    results: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("report"), compare_unlike: bool = False
+) -> None:
     """Put results side by side, with tests: OUTPUT/report.html, report.md and tables/ (CSV, LaTeX).
 
     Args:
         results: Results of evaluate and adapt (.json), tables (.csv) with columns method, setting, average, worst, and
             folders with results and run directories.
         output: Folder to write to.
+        compare_unlike: Test rows against each other that were not scored in the same way, too.
     """
     from ..reporting.report import report as run
 
     if not results:
         raise ValueError("no results given; name files that `evaluate` wrote, or folders with them")
-    print(run(results, output))
+    print(run(results, output, compare_unlike))
 
 
 def quickstart(output: Path = Path("quickstart")) -> None:

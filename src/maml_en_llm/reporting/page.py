@@ -23,13 +23,13 @@ class Page:
     facts: str  # one line below the title
 
 
-def build(inputs: Inputs) -> Page:
+def build(inputs: Inputs, compare_unlike: bool = False) -> Page:
     """Everything that the report shows; files found broken on the way are added to `inputs.not_read`."""
     inputs.results.sort(key=lambda r: (tables.setting_order(r.setting), tables.row_order(r.row)))
     predictions = Predictions(inputs)
     browser = predictions.data()
     subsets = subsets_of(inputs.results).items()
-    pairs = {subset: list(against_baselines(scored, subset)) for subset, scored in subsets}
+    pairs = {subset: list(against_baselines(scored, subset, compare_unlike)) for subset, scored in subsets}
     compared, pooled = (
         {subset: tables.ordered_comparisons(made(some), inputs.results) for subset, some in pairs.items()}
         for made in (comparisons, pooled_comparisons)

@@ -31,6 +31,7 @@ from ..results import (
     read_provenance,
     read_run,
 )
+from .escaping import from_csv, visible
 
 SUBSETS = {"unseen_domain_test": "Target tasks in unseen domains", "test": "All target tasks"}
 NOT_SEARCHED = ("model", "checkpoints")  # large, and no results in them
@@ -215,7 +216,7 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
 
 
 def _sentence(path: Path, reason: str) -> str:
-    return f"{path}{'' if reason.startswith(':') else ': '}{reason}"
+    return visible(f"{path}{'' if reason.startswith(':') else ': '}{reason}")
 
 
 def not_read_lines(found: Inputs) -> list[str]:
@@ -312,7 +313,8 @@ def read_result(path: Path) -> Result:
     try:
         content = from_json(Results, text, path)
     except ValueError as error:
-        raise ValueError(f"{error}; give results of `evaluate` or `adapt` of this version") from None
+        found = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: not a results file of `evaluate` or `adapt` of this version: {found}") from None
     return Result(path, content, hashlib.sha256(text.encode()).hexdigest())
 
 
@@ -333,7 +335,7 @@ def read_table(path: Path, subset: str = "test") -> list[Score]:
             average = float(record["average"])
             if not math.isfinite(average) or (worst is not None and not math.isfinite(worst)):
                 raise ValueError
-            label, setting = record["method"], record["setting"]
+            label, setting = from_csv(record["method"]), from_csv(record["setting"])
             where = record.get("subset") or subset
             scores.append(Score(label, setting, where, average, worst, row=PAPER_ROWS.get(label)))
         except (KeyError, TypeError, ValueError):

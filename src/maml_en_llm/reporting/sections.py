@@ -91,6 +91,8 @@ def comparisons_section(
             _comparison_table(section, f"{name}-{subset}", heading, note, "method minus baseline", found)
     if section.blocks:
         section.blocks[:0] = [{"kind": "text", "text": text} for text in COMPARISON_TEXTS]
+        if any(not c.tested for found in compared.values() for c in found):
+            section.blocks.insert(0, {"kind": "text", "text": UNLIKE_TEXT})
     return section
 
 
@@ -108,6 +110,11 @@ POOLED_TEXT = (
     "A task counts once, however many settings have it: its difference is the mean over their seeds. There is one "
     "trained model for each setting. "
 )
+UNLIKE_TEXT = (
+    "Some rows were not scored in the same way as what they are compared with: the column \u201cunlike in\u201d says "
+    "how. Their difference is not due to the methods alone, so it has no interval and no test, and is not counted over "
+    "all settings. With --compare-unlike the report tests them all the same."
+)
 COMPARISON_TEXTS = (
     "Every meta-trained method against the raw language model, and every MAML row against MetaICL, of the same "
     "direction, on the tasks that both were scored on.",
@@ -123,8 +130,9 @@ COMPARISON_TEXTS = (
 
 
 def _intervals(found: Sequence[Comparison]) -> list[Markup]:
-    scale = plots.ticks(min(0.0, *(c.low for c in found)), max(0.0, *(c.high for c in found)))
-    return [plots.interval(c.low, c.difference, c.high, scale) for c in found]
+    tested = [c for c in found if c.tested]
+    scale = plots.ticks(min([0.0, *(c.low for c in tested)]), max([0.0, *(c.high for c in tested)]))
+    return [plots.interval(c.low, c.difference, c.high, scale) if c.tested else Markup("") for c in found]
 
 
 def forgetting_section(compared: Mapping[str, Sequence[Comparison]]) -> Section:

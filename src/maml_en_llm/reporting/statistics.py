@@ -35,6 +35,10 @@ class Comparison:
     below_in_every_seed: tuple[str, ...]
     with_raw: bool = False
     """Whether the baseline is a raw model."""
+    unlike: str = ""
+    """In what the two were scored differently, so that the difference is not that of the methods alone."""
+    tested: bool = True
+    """Whether interval and p-value are meant to be read: not of unlike rows, unless that was asked for."""
     p_holm: float = 1.0
 
     @property
@@ -118,40 +122,46 @@ class Pair(NamedTuple):
     scores: SeedScores
     baseline_scores: SeedScores
     with_raw: bool = False
-    """Whether the baseline is a raw model."""
+    unlike: str = ""
+    tested: bool = True
 
 
-def compare(
-    method: str, baseline: str, setting: str, paired: Mapping[str, np.ndarray], with_raw: bool = False
-) -> Comparison:
+def compare(method: str, baseline: str, setting: str, paired: Mapping[str, np.ndarray]) -> Comparison:
     """paired: per task the differences float64 [seeds]."""
     means = {task: round(float(values.mean()), 9) for task, values in paired.items()}
     low, high = bootstrap_interval(list(paired.values()))
     everywhere = tuple(task for task, values in paired.items() if (values < 0).all())
     average = float(np.mean(list(means.values())))
     p = paired_test(list(means.values()))
-    return Comparison(method, baseline, setting, means, average, low, high, p, everywhere, with_raw)
+    return Comparison(method, baseline, setting, means, average, low, high, p, everywhere)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons of one table, with Holm's correction over all of them."""
-    p_values = holm([c.p for c in comparisons])
-    return [replace(c, p_holm=p) for c, p in zip(comparisons, p_values, strict=True)]
+    p_values = iter(holm([c.p for c in comparisons if c.tested]))
+    return [replace(c, p_holm=next(p_values)) if c.tested else c for c in comparisons]
 
 
 def comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
     """Each pair that has a task and a seed in common."""
-    found = [(pair, paired_differences(pair.scores, pair.baseline_scores)) for pair in pairs]
-    return corrected([compare(*pair[:3], paired, pair.with_raw) for pair, paired in found if paired])
+    found = []
+    for pair in pairs:
+        if paired := paired_differences(pair.scores, pair.baseline_scores):
+            compared = compare(*pair[:3], paired)
+            found.append(replace(compared, with_raw=pair.with_raw, unlike=pair.unlike, tested=pair.tested))
+    return corrected(found)
 
 
 def pooled_comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
     """Over all settings at once, those that are compared in several.
 
-    A task counts once, however many settings have it: its difference is the mean over their seeds.
+    A task counts once, however many settings have it: its difference is the mean over their seeds. Unlike rows are left
+    out, unless their comparison was asked for.
     """
     pooled: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = {}  # names -> task -> setting -> by seed
     for pair in pairs:
+        if not pair.tested:
+            continue
         for task, values in paired_differences(pair.scores, pair.baseline_scores).items():
             pooled.setdefault(pair[:2], {}).setdefault(task, {})[pair.setting] = values
     found = []
@@ -163,6 +173,7 @@ def pooled_comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
     return corrected(found)
 
 
+PROMPT_KEYS = ("layout", "max_tokens", "max_tokens_per_example", "overflow", "instructions")
 LIKENESS = (
     "learner",
     "demonstrations",
@@ -176,8 +187,11 @@ LIKENESS = (
 )
 
 
-def against_baselines(results: Sequence[Result], subset: str) -> Iterator[Pair]:
-    """Every meta-trained row with the raw model, and with its method's baseline, of the same direction."""
+def against_baselines(results: Sequence[Result], subset: str, compare_unlike: bool = False) -> Iterator[Pair]:
+    """Every meta-trained row with the raw model, and with its method's baseline, of the same direction.
+
+    compare_unlike: whether rows that were not scored in the same way are tested against each other, too.
+    """
     whole = [result for result in results if not result.row.adaptation]
     for result in whole:
         if result.row.training is None:
@@ -185,7 +199,28 @@ def against_baselines(results: Sequence[Result], subset: str) -> Iterator[Pair]:
         for method in (None, *filter(None, [result.row.baseline])):
             if other := baseline_of(result, method, whole):
                 sides = result.scores(subset), other.scores(subset)
-                yield Pair(result.label, other.label, result.setting, *sides, with_raw=method is None)
+                differ = unlike(result, other)
+                tested = compare_unlike or not differ
+                yield Pair(result.label, other.label, result.setting, *sides, method is None, differ, tested)
+
+
+def unlike(result: Result, other: Result) -> str:
+    """In what two results were scored differently, in words; empty when only models differ."""
+    row, base = result.row, other.row
+    keys = ["labels_used", "split", "data_amount"]
+    if row.learner == base.learner == "in-context":
+        keys += ["demonstrations", "choose", "calibrated", *PROMPT_KEYS]
+    found = [
+        f"{key.replace('_', ' ')} {one} and {another}"
+        for key in keys
+        if (one := getattr(row, key)) != (another := getattr(base, key))
+    ]
+    tasks, others = result.content.tasks, other.content.tasks
+    if any(tasks[name].examples != others[name].examples for name in tasks.keys() & others.keys()):
+        found.append("numbers of examples")
+    if tasks.keys() == others.keys() and result.content.run.manifest_hash != other.content.run.manifest_hash:
+        found.append("data")
+    return ", ".join(found)
 
 
 def baseline_of(result: Result, method: str | None, results: Sequence[Result]) -> Result | None:

@@ -12,8 +12,9 @@ from rich.markup import escape as rich_escape
 from rich.table import Table as RichTable
 
 from ..results import Row
+from .escaping import csv_text, file_name, latex_text, markdown_text, visible
 from .reading import SUBSETS, Result, Score, subsets_of
-from .statistics import Comparison, SeedSpread
+from .statistics import PROMPT_KEYS, Comparison, SeedSpread
 
 SETTINGS = (
     "hr_to_lr",
@@ -45,7 +46,7 @@ class Table:
     def text(self, column: int, cell: Cell) -> str:
         if isinstance(cell, float):
             return f"{cell:.{self.digits.get(self.columns[column], 2)}f}"
-        return "" if cell is None else str(cell)
+        return "" if cell is None else visible(str(cell))
 
     def texts(self) -> list[list[str]]:
         return [[self.text(i, cell) for i, cell in enumerate(row)] for row in self.rows]
@@ -60,14 +61,16 @@ class Table:
 
     def markdown(self) -> str:
         rule = "|".join("---:" if self.numeric(i) else "---" for i in range(len(self.columns)))
-        lines = [[text.replace("|", "\\|").replace("\n", " ") for text in line] for line in self.texts()]
-        body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        return f"\n## {self.title}\n\n{self.note}\n\n| {' | '.join(self.columns)} |\n|{rule}|\n{body}"
+        heads = list(map(visible, self.columns))
+        head, *lines = [f"| {' | '.join(map(markdown_text, line))} |\n" for line in [heads, *self.texts()]]
+        title, note = markdown_text(visible(self.title)), markdown_text(visible(self.note))
+        return f"\n## {title}\n\n{note}\n\n{head}|{rule}|\n{''.join(lines)}"
 
     def csv(self) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([self.columns, *self.rows])
+        for line in (self.columns, *self.rows):
+            writer.writerow([csv_text(visible(cell)) if isinstance(cell, str) else cell for cell in line])
         return text.getvalue()
 
     def latex(self) -> str:
@@ -80,20 +83,6 @@ class Table:
             "\n".join([f"{comments}\\begin{{tabular}}{{@{{}}{aligned}@{{}}}}", r"\toprule", head, r"\midrule", *lines])
             + "\n\\bottomrule\n\\end{tabular}\n"
         )
-
-
-_LATEX = {c: "\\" + c for c in "&%$#_{}"} | {
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "\n": " ",
-}
-
-
-def latex_text(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def wins(scores: Sequence[Score], subset: str, direction: str) -> Iterator[tuple[str, str, int, int]]:
@@ -118,7 +107,10 @@ def wins(scores: Sequence[Score], subset: str, direction: str) -> Iterator[tuple
 
 
 def _beats(score: Score, other: Score) -> bool:
-    if score.worst is None or other.worst is None:
+    if score.worst is None or other.worst is None or score.row is None or other.row is None:
+        return False
+    alike = ("labels_used", "demonstrations", *PROMPT_KEYS)
+    if any(getattr(score.row, key) != getattr(other.row, key) for key in alike):
         return False
     return score.average > other.average and score.worst > other.worst
 
@@ -171,7 +163,7 @@ def grid(scores: Sequence[Score], subset: str) -> tuple[list[str], list[list[str
     rows = sorted({(score.label, score.source) for score in here}, key=lambda key: (labels.index(key[0]), key[1]))
     lines = [
         [
-            f"{label} [{source}]" if several and source else label,
+            visible(f"{label} [{source}]" if several and source else label),
             *(_cell(cells.get((label, source, setting))) for setting in settings),
         ]
         for label, source in rows
@@ -182,7 +174,7 @@ def grid(scores: Sequence[Score], subset: str) -> tuple[list[str], list[list[str
         counts.append("" if found is None else f"{found.tasks} of {found.tasks_named} tasks, {found.examples} examples")
     if any(counts):
         lines.append(["data", *counts])
-    return ["method", *settings], lines
+    return ["method", *map(visible, settings)], lines
 
 
 def _cell(score: Score | None) -> str:
@@ -208,7 +200,10 @@ def rich_tables(scores: Sequence[Score], width: int) -> list[RichTable]:
             header, lines = grid(averages, subset)
         if _characters([header, *lines]) > width:
             header = [name.replace("_", " ") for name in header]  # lines break at blanks
-        table = RichTable(title=f"{SUBSETS[subset]}: {figures}", caption=wins_text(one_source(scores), subset) or None)
+        table = RichTable(
+            title=f"{SUBSETS[subset]}: {figures}",
+            caption=rich_escape(visible(wins_text(one_source(scores), subset))) or None,
+        )
         for i, name in enumerate(header):
             table.add_column(rich_escape(name), justify="left" if i == 0 else "right", no_wrap=i == 0)
         for line in lines:
@@ -226,14 +221,15 @@ def one_source(scores: Sequence[Score]) -> list[Score]:
 def markdown(scores: Sequence[Score], notes: Sequence[str] = ()) -> str:
     parts = [
         "# Results\n\nMacro-F1 or accuracy in percent, average / worst over demonstration seeds, mean over tasks.\n",
-        *(f"\n{note}\n" for note in notes),
+        *(f"\n{markdown_text(visible(note))}\n" for note in notes),
     ]
     for subset in subsets(scores):
         header, lines = grid(scores, subset)
-        parts.append(f"\n## {SUBSETS[subset]}\n\n| {' | '.join(header)} |\n|---|{'---:|' * (len(header) - 1)}\n")
-        parts += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines]
+        head, *body = [f"| {' | '.join(map(markdown_text, line))} |\n" for line in [header, *lines]]
+        parts += [f"\n## {SUBSETS[subset]}\n\n", head, f"|---|{'---:|' * (len(header) - 1)}\n", *body]
         if text := wins_text(one_source(scores), subset):
-            parts.append(f"\n{text} (a setting is won when average and worst are both higher).\n")
+            rule = "a setting is won when average and worst are both higher"
+            parts.append(f"\n{markdown_text(visible(text))} ({rule}).\n")
     return "".join(parts)
 
 
@@ -252,12 +248,17 @@ def summary_tables(scores: Sequence[Score]) -> list[Table]:
 
 
 def comparison_table(name: str, title: str, note: str, comparisons: Sequence[Comparison]) -> Table:
-    columns = ("method", "baseline", "setting", "tasks", "difference", "low", "high", "p", "p (Holm)", "tasks below")
+    figures = ("difference", "low", "high", "p", "p (Holm)", "tasks below", "unlike in")
     rows = [
-        (c.method, c.baseline, c.setting, len(c.differences), c.difference, c.low, c.high, c.p, c.p_holm, len(c.below))
+        (
+            *(c.method, c.baseline, c.setting, len(c.differences), c.difference),
+            *((c.low, c.high, c.p, c.p_holm) if c.tested else (None,) * 4),
+            *(len(c.below), c.unlike),
+        )
         for c in comparisons
     ]
-    return Table(name, title, note, columns, rows, {"p": 4, "p (Holm)": 4})
+    columns = ("method", "baseline", "setting", "tasks", *figures)
+    return Table(name, title, note, columns, rows, {"p": 4, "p (Holm)": 4}).without_empty_columns()
 
 
 def ordered_comparisons(comparisons: Sequence[Comparison], results: Sequence[Result]) -> list[Comparison]:
@@ -304,7 +305,8 @@ def task_table(setting: str, results: Sequence[Result]) -> Table:
         rows.append((name, *scores, "yes" if name in marked else ""))
     columns = ("task", *(result.label for result in here), "unseen domain")
     note = "Average over demonstration seeds, in percent."
-    return Table(f"tasks-{setting}", f"Tasks of {setting}", note, columns, rows, long=True).without_empty_columns()
+    name = f"tasks-{file_name(setting)}"
+    return Table(name, f"Tasks of {setting}", note, columns, rows, long=True).without_empty_columns()
 
 
 def seeds_table(subset: str, spreads: Sequence[SeedSpread]) -> Table:
