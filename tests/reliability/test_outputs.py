@@ -1,0 +1,90 @@
+"""Outputs are tried before the work, have one writer, and hold no figures that are none."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from builders import evaluate_config, train_config
+from maml_en_llm.config import AdaptConfig
+from maml_en_llm.evaluation.adaptation import adapt
+from maml_en_llm.evaluation.prediction import predict
+from maml_en_llm.evaluation.protocol import evaluate
+from maml_en_llm.files import only_writer
+from maml_en_llm.models import load_model, load_tokenizer, save_model
+from maml_en_llm.reporting.report import report
+from maml_en_llm.tasks.collection import Example
+from maml_en_llm.training.loop import train
+
+
+def test_a_second_command_on_an_output_says_who_has_it(tmp_path: Path) -> None:
+    """Before anything is read: neither the collection nor the model is there."""
+    nothing = tmp_path / "nothing"
+    run, results = tmp_path / "run", tmp_path / "results.json"
+    scored = evaluate_config(nothing, nothing, results)
+    with only_writer(run), only_writer(results):
+        for command, config in [
+            (train, train_config(nothing, nothing, run)),
+            (evaluate, scored),
+            (adapt, AdaptConfig(**vars(scored))),
+        ]:
+            with pytest.raises(ValueError, match=f"is being written by process {os.getpid()} on "):
+                command(config)  # type: ignore[operator]
+
+
+def test_outputs_are_tried_before_anything_is_read(tmp_path: Path) -> None:
+    nothing, folder, file = tmp_path / "nothing", tmp_path / "folder", tmp_path / "file"
+    folder.mkdir()
+    file.touch()
+    with pytest.raises(ValueError, match="folder is a folder; give the name of a file"):
+        evaluate(evaluate_config(nothing, nothing, folder))
+    with pytest.raises(ValueError, match=r"a\.v1 must end in \.json"):
+        adapt(AdaptConfig(**vars(evaluate_config(nothing, nothing, tmp_path / "a.v1"))))
+    with pytest.raises(ValueError, match="file is a file; give the name of a folder"):
+        train(train_config(nothing, nothing, file))
+    with pytest.raises(ValueError, match="file is a file; give the name of a folder"):
+        report([nothing], file)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.fixture
+def broken_model(model_folder: Path, tmp_path: Path) -> Path:
+    model = load_model(model_folder)
+    with torch.no_grad():
+        model.transformer.ln_f.weight[3] = float("nan")
+    save_model(model, load_tokenizer(model_folder), tmp_path / "broken")
+    return tmp_path / "broken"
+
+
+def test_scores_that_are_no_numbers_end_an_evaluation(
+    collection_folder: Path, broken_model: Path, tmp_path: Path
+) -> None:
+    config = evaluate_config(collection_folder, broken_model, tmp_path / "results.json")
+    with pytest.raises(ValueError, match=r"task mood, seed 100, example 0: a score is nan"):
+        evaluate(config)
+    assert not config.output.exists()
+    shown: Any = [Example("good", "yes"), Example("bad", "no")]
+    with pytest.raises(ValueError, match="the input 'fine', example 0: a score is nan"):
+        predict(str(broken_model), shown, ["yes", "no"], "fine", "cpu")
+
+
+def test_a_full_disk_names_the_model_and_leaves_the_one_before(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    save_model(model, tokenizer, tmp_path / "model", {"note.txt": "before"})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*model'"):
+            save_model(model, tokenizer, tmp_path / "model", {"note.txt": "after"})
+    assert (tmp_path / "model" / "note.txt").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
