@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,12 +22,14 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from .methods import method_of_model
 from .models import pick_device
+from .names import model_folder
 from .prediction.features import features_of, selection_with
+from .prediction.files import Predicted, predict_file
 from .prediction.from_features import FromFeatures
 from .prediction.heads import head_type
 from .prediction.in_context import InContext
 from .prediction.predictor import LabelledTask, LoadedModel, Predictor
-from .progress import track
+from .progress import console, track
 from .prompts.choosing import Choice
 from .prompts.demonstrations import AsGiven, Select
 from .prompts.layout import Direction
@@ -287,6 +290,38 @@ def warn_of_cut_demonstrations(predictor: InContext, task: LabelledTask, queries
             "longest text, the others are cut; use fewer or shorter ones",
             stacklevel=5,
         )
+
+
+def predict_to_file(
+    classifier: InContextClassifier, source: str | os.PathLike[str], output: str | os.PathLike[str], column: str
+) -> Predicted:
+    """Writes the rows of `source` with the predictions for the texts in `column` to `output` (prediction/files.py).
+
+    Prints what a user should know; ValueError for files that cannot be used.
+    """
+    said: set[str] = set()
+
+    def scores(texts: list[str]) -> np.ndarray:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = classifier.scores(texts)
+        for message in (str(warning.message) for warning in caught):
+            if "is predicted for" not in message and message not in said:  # that is said of the whole file
+                console.print(message, markup=False)
+                said.add(message)
+        return found
+
+    weights = sorted(Path(model_folder(os.fspath(classifier.model))).glob("*.safetensors"))
+    stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
+    described = repr((sorted(classifier.get_params().items(), key=str), classifier._examples, stamp))
+    labels = list(map(str, classifier.classes_))
+    done = predict_file(Path(source), Path(output), column, labels, scores, described)
+    if done.bad:
+        console.print(f"{done.bad} rows could not be predicted; {done.bad_rows} has them and the reasons", markup=False)
+    predicted, known = list(done.counts.elements()), [str(label) for _, label in classifier._examples]
+    if remark := one_label_for_nearly_all(predicted, known):
+        console.print(f"{remark}; try --calibrate, --learner logistic or --choose nearest", markup=False)
+    return done
 
 
 def one_label_for_nearly_all(predicted: Sequence[str], labelled: Sequence[str]) -> str | None:

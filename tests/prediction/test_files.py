@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,20 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(tmp_path: Path, monkeypat
     assert [len(texts) for texts in calls] == [5, 5, 5, 2]
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not unfinished.exists()
+
+
+def test_a_run_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "ROWS_AT_ONCE", 5)
+
+    def stopping(texts: list[str]) -> np.ndarray:
+        signal.raise_signal(signal.SIGTERM)
+        return scores(texts)
+
+    source = write(tmp_path / "in.csv", ROWS)
+    with pytest.raises(KeyboardInterrupt, match="stopped; the same command continues where it was"):
+        run(source, tmp_path / "out.csv", scores=stopping)
+    assert len((tmp_path / "out.csv.unfinished.jsonl").read_text().splitlines()) == 6
+    assert sum(run(source, tmp_path / "out.csv").counts.values()) == 12
 
 
 @pytest.mark.parametrize("changed", ["described", "source"])

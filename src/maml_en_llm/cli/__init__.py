@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -16,10 +16,12 @@ from ..experiments.rows import TableName
 from ..methods import DEFAULT, method_type
 from ..methods.method import Method
 from ..progress import console
+from ..prompts.choosing import Choice
 from .tasks import (
     new_model,
     tasks_build,
     tasks_check,
+    tasks_choose,
     tasks_import,
     tasks_limit,
     tasks_list,
@@ -120,30 +122,120 @@ def reproduce(
 def predict(
     model: str,
     demonstrations: Path,
-    input: str,
+    input: str | None = None,
+    input_file: Path | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    output: Path | None = None,
     options: str | None = None,
     instruction: str | None = None,
+    choose: Choice | Literal["given"] = "given",
+    count: int = 16,
+    choose_groups: int = 0,
+    layer: str = "words",
+    seeds: int = 1,
+    learner: str = "in-context",
+    calibrate: bool = False,
     device: str = "auto",
 ) -> None:
-    """Predict one input from a few labelled examples.
+    """Predict one input, or every row of a file, from a few labelled examples.
 
     Args:
-        model: Hugging Face folder or hub id.
-        demonstrations: JSON lines with "input" and "output".
+        model: Hugging Face folder or hub id, or starter.
+        demonstrations: Labelled examples: JSON lines with "input" and "output", or a CSV, TSV or Parquet file.
         input: The text to predict for.
+        input_file: CSV, TSV, JSON lines or Parquet file whose rows to predict for.
+        text_column: Column of the texts in --input-file, and in --demonstrations if that is a table.
+        label_column: Column of the labels in --demonstrations.
+        output: File for the rows of --input-file with their predictions, of any of these kinds.
         options: Possible outputs, separated by commas; by default those of the demonstrations.
         instruction: A sentence that says what to do; for models that were trained with instructions.
+        choose: Which demonstrations a prompt shows: given is all in their order; see docs/choosing.md.
+        count: How many of them, where they are chosen.
+        choose_groups: bm25 and nearest: how many sets each 1,024 rows share; 0 is one for each row, which is slow.
+        layer: Of the vectors that nearest, diverse and heads compare: words, middle, last or a number.
+        seeds: Over how many draws of demonstrations predictions are averaged.
+        learner: in-context, or a head that learns from the demonstrations (logistic, nearest, ...; docs/heads.md).
+        calibrate: Subtract the score that an option has with the input "N/A".
         device: auto takes a GPU if there is one.
     """
-    from ..evaluation.prediction import predict as run
     from ..evaluation.prediction import read_demonstrations
 
-    examples = read_demonstrations(demonstrations)
+    if (input is None) == (input_file is None):
+        raise ValueError("give --input TEXT for one prediction, or --input-file FILE for one of each row")
+    if input is not None and Path(input[:255]).is_file():
+        raise ValueError(
+            f"--input is a text but {input} is a file; give --input-file {input} --text-column NAME --output FILE to "
+            "predict its rows"
+        )
+    chosen: dict[str, Any] = {
+        "choose": choose,
+        "choose_groups": choose_groups,
+        "layer": layer,
+        "seeds": seeds,
+        "learner": learner,
+    }
+    chosen |= {"calibrate": calibrate, "instruction": instruction, "device": device, "demonstrations": count}
+    if choose == "given" and (count, choose_groups, seeds) != (16, 0, 1):
+        raise ValueError("choose=given does not read count, choose_groups and seeds; leave them out or set --choose")
+    of_table = text_column if demonstrations.suffix.lower() != ".jsonl" or label_column else None
+    examples = read_demonstrations(demonstrations, of_table, label_column)
     named = dict.fromkeys(e.output for e in examples) if options is None else [o.strip() for o in options.split(",")]
-    scores = run(model, examples, list(named), input, device, instruction)
+    if input_file is not None:
+        _predict_rows(model, examples, list(named), input_file, text_column, output, chosen)
+        return
+    if text_column and of_table is None:
+        raise ValueError("text_column is set but no table is read; leave it out")
+    if output is not None:
+        raise ValueError("output is set but --input prints its prediction; leave it out or give --input-file")
+    _predict_one(model, examples, list(named), str(input), chosen)
+
+
+def _predict_one(model: str, examples: list[Any], options: list[str], input: str, chosen: dict[str, Any]) -> None:
+    from ..evaluation.prediction import predict as run
+
+    if (chosen["choose"], chosen["learner"], chosen["calibrate"]) == ("given", "in-context", False):
+        scores = run(model, examples, options, input, chosen["device"], chosen["instruction"])
+    else:
+        values = _classifier(model, examples, options, chosen).scores([input], options=[options])[0]
+        scores = dict(sorted(zip(options, map(float, values), strict=True), key=lambda item: item[1]))
     print(next(iter(scores)))
     for option, score in scores.items():
         console.print(f"  {score:8.4f}  {option}", markup=False)
+
+
+def _predict_rows(
+    model: str,
+    examples: list[Any],
+    options: list[str],
+    source: Path,
+    column: str | None,
+    output: Path | None,
+    chosen: dict[str, Any],
+) -> None:
+    from ..classifier import predict_to_file
+    from ..prediction.files import check_columns, check_files
+
+    if column is None or output is None:
+        raise ValueError(f"give --{'text-column NAME' if column is None else 'output FILE'} with --input-file")
+    check_files(source, output)
+    check_columns(source, column, ())
+    done = predict_to_file(_classifier(model, examples, options, chosen), source, output, column)
+    for label, count in done.counts.most_common():
+        console.print(f"  {count:8}  {label}", markup=False)
+    print(output)
+
+
+def _classifier(model: str, examples: list[Any], options: list[str], chosen: dict[str, Any]) -> Any:
+    from ..classifier import InContextClassifier
+
+    outputs = [example.output for example in examples]
+    if unknown := [output for output in outputs if output not in options]:
+        raise ValueError(
+            f"the demonstration output {unknown[0]!r} is not among the options {', '.join(options)}; "
+            "add it or correct it"
+        )
+    return InContextClassifier(model, **chosen).partial_fit([e.input for e in examples], outputs, classes=options)
 
 
 def report(
@@ -204,6 +296,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "tasks build": tasks_build,
     "tasks import": tasks_import,
     "tasks limit": tasks_limit,
+    "tasks choose": tasks_choose,
     "tasks show-prompt": tasks_show_prompt,
     "new-model": new_model,
     "train": train,

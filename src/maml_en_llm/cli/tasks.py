@@ -276,6 +276,40 @@ def tasks_limit(collection: Path, output: Path, share: float = 0.1, seed: int = 
     print(output)
 
 
+def tasks_choose(
+    input: Path,
+    column: str,
+    output: Path,
+    count: int = 16,
+    by: Literal["random", "centres", "mixture"] = "mixture",
+    label_column: str | None = None,
+    model: str = "starter",
+    layer: str = "words",
+    seed: int = 100,
+    device: str = "auto",
+) -> None:
+    """Choose which rows of an unlabelled file to label.
+
+    Args:
+        input: CSV, TSV, JSON lines or Parquet file of texts.
+        column: Column of the texts.
+        output: CSV file to write: the chosen rows, each with its number in the input, the reason, and an empty label.
+        count: How many rows to choose.
+        by: random; centres (one of each cluster); mixture (one of each component of a Gaussian mixture).
+        label_column: Column that holds the labels there are already; rows like these are not chosen.
+        model: Hugging Face folder or hub id, or starter, whose vectors are compared.
+        layer: Of these vectors: words (input embeddings), middle, last or a number.
+        seed: The same seed chooses the same rows.
+        device: auto takes a GPU if there is one.
+    """
+    from ..prediction.to_label import choose_from_file
+
+    chosen = choose_from_file(input, column, output, count, by, label_column, model, layer, seed, device)
+    for row in chosen:
+        console.print(f"row {row.index + 1}: {row.reason}", markup=False)
+    print(output)
+
+
 def tasks_show(collection: Path, task: tyro.conf.Positional[str], examples: int = 3) -> None:
     """Show a task's numbers and some of its examples.
 

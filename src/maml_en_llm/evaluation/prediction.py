@@ -14,6 +14,7 @@ from ..prediction.scoring import check_finite
 from ..progress import console
 from ..prompts.demonstrations import AsGiven
 from ..results import read_provenance
+from ..sources.reading import Table, read_table
 from ..tasks.collection import Example
 
 
@@ -51,12 +52,18 @@ def predict(
     return dict(sorted(zip(options, scores, strict=True), key=lambda item: item[1]))
 
 
-def read_demonstrations(path: Path) -> list[Example]:
-    """Examples from JSON lines with "input" and "output"; ValueError with file and line for a bad one."""
+TEXT_COLUMNS, LABEL_COLUMNS = ("input", "text"), ("output", "label")
+
+
+def read_demonstrations(path: Path, text: str | None = None, label: str | None = None) -> list[Example]:
+    """Examples from JSON lines with "input" and "output", or from the columns `text` and `label` of any other table
+    (else input or text, and output or label); ValueError with file and line for a bad one."""
     if not path.is_file():
         raise ValueError(
             f'{path} does not exist; give --demonstrations a file of lines like {{"input": "...", "output": "..."}}'
         )
+    if path.suffix.lower() != ".jsonl" or text or label:
+        return _examples_of_table(read_table(path), text, label)
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # a text may hold other line ends
     except UnicodeDecodeError:
@@ -70,4 +77,22 @@ def read_demonstrations(path: Path) -> list[Example]:
                 raise TypeError
         except (json.JSONDecodeError, KeyError, TypeError):
             raise ValueError(f'{path}:{number}: must be JSON like {{"input": "...", "output": "..."}}') from None
+    return examples
+
+
+def _examples_of_table(table: Table, text: str | None, label: str | None) -> list[Example]:
+    named = []
+    for flag, given, usual in (("--text-column", text, TEXT_COLUMNS), ("--label-column", label, LABEL_COLUMNS)):
+        found = [name for name in (given, *usual) if name in table.columns]
+        if not found:
+            missing = f"no column is named {given!r}, {' or '.join(usual)}" if given else f"give {flag}"
+            raise ValueError(f"{table.path}: {missing}; the columns are {', '.join(table.columns)}")
+        named.append(found[0])
+    examples = []
+    for place, row in table.rows:
+        values = [row.get(name) for name in named]
+        for name, value in zip(named, values, strict=True):
+            if value is None or not str(value).strip():
+                raise ValueError(f"{table.path}:{place}: has nothing in {name!r}; fill it in or drop the row")
+        examples.append(Example(str(values[0]), str(values[1])))
     return examples

@@ -91,6 +91,8 @@ def predict_file(
 
 def check_files(source: Path, output: Path) -> None:
     """ValueError when `source` cannot be read, or `output` must not be written."""
+    if not source.exists():
+        raise ValueError(f"{source} does not exist; give --input-file a file of rows")
     check_file(source)
     for path in (source, output):
         if path.suffix.lower() not in SUFFIXES:

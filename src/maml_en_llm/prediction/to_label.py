@@ -8,9 +8,12 @@ What is labelled already counts: its clusters, or components, are taken.
 
 from __future__ import annotations
 
+import csv
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,8 +23,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.mixture import GaussianMixture
 
+from ..files import write_text
+from ..models import pick_device
+from ..progress import console
 from ..prompts.choosing import unit
+from ..sources.reading import read_table
 from ..tasks.seeds import random_generator
+from .features import features_of
+from .predictor import LoadedModel
 
 By = Literal["random", "centres", "mixture"]
 
@@ -82,6 +91,55 @@ def to_label(
         similarity[list(chosen)] = np.inf
         chosen[int(np.argmin(np.round(similarity, 9)))] = "least similar to all rows that are chosen or labelled"
     return [RowToLabel(free[place], reason) for place, reason in chosen.items()]
+
+
+def choose_from_file(
+    source: Path,
+    column: str,
+    output: Path,
+    count: int,
+    by: By,
+    label_column: str | None = None,
+    model: str = "starter",
+    layer: str | int = "words",
+    seed: int = 100,
+    device: str = "auto",
+) -> list[RowToLabel]:
+    """Chooses among the texts in `column` of a file and writes the chosen rows to a new CSV file.
+
+    label_column: rows with something in it are labelled already. Raises ValueError for bad input.
+    """
+    if output.exists():
+        raise ValueError(f"{output} exists already; choose another --output or delete it")
+    if count < 1:
+        raise ValueError(f"count is {count}; it must be at least 1")
+    table = read_table(source)
+    for name in (column, label_column):
+        if name is not None and name not in table.columns:
+            raise ValueError(f"{source}: there is no column {name!r}; the columns are {', '.join(table.columns)}")
+    rows = [(place, row) for place, row in table.rows if not _empty(row.get(column))]
+    if left_out := len(table.rows) - len(rows):
+        console.print(f"{left_out} rows have nothing in {column!r} and are left out", markup=False)
+    texts = [str(row[column]) for _, row in rows]
+    labelled = [i for i, (_, row) in enumerate(rows) if label_column and not _empty(row.get(label_column))]
+    vectors = None
+    if by != "random":
+        vectors = features_of(LoadedModel(model, pick_device(device)), layer).vectors(texts)
+    chosen = to_label(texts, count, by, vectors, labelled, seed)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", column, label_column or "label", "reason"])
+    number = {place: index for index, (place, _) in enumerate(table.rows)}
+    found = [RowToLabel(number[rows[row.index][0]], row.reason) for row in chosen]
+    for row, original in zip(found, chosen, strict=True):
+        writer.writerow([row.index + 1, texts[original.index], "", row.reason])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_text(output, text.getvalue())
+    return found
+
+
+def _empty(value: object) -> bool:
+    return value is None or not str(value).strip()
 
 
 def _centres(x: np.ndarray, parts: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
