@@ -173,7 +173,7 @@ class TestGradientMethods:
 
 
 def test_a_method_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match="method is 'mamal'; it must be one of language-model, maml-en-llm"):
+    with pytest.raises(ValueError, match=r"method is 'mamal'; it must be one of .*language-model, .*maml-en-llm"):
         method_type("mamal")
 
 

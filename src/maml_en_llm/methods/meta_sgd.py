@@ -1,0 +1,105 @@
+"""Meta-SGD (Li et al., 2017): the rate of each tensor in the inner steps is learned, by the gradient of the query loss
+through these steps (docs/methods/meta-sgd.md).
+
+    k times: phi_i <- phi_i - rate * grad L(phi_i; support of one task)
+    theta <- outer_step(theta, mean_i d L(phi_i; query) / d theta);  rate <- outer_step(rate, ... / d rate)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..bilevel import SGD, clip_by_global_norm_, meta_gradient, update_all_
+from ..bilevel.curvature import Curvature
+from ..models.trainable import TrainableModel
+from ..prompts.batches import Batch, SameTaskSampler, Sampler
+from ..prompts.style import PromptStyle
+from .method import GradientLearner, GradientMethod, Learner
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaSGD(GradientMethod):
+    """MAML with plain SGD as inner optimizer, whose learning rate for each tensor is learned."""
+
+    copies: int = 1
+    """n, adapted copies that a meta-update explores."""
+    inner_steps: int = 1
+    """k, inner steps of each copy."""
+    inner_lr: float = 0.01
+    """With what all rates begin."""
+    rates_lr: float = 1e-3
+    """Learning rate of the rates."""
+    curvature: Curvature = "difference"
+    """Hessian-vector products by one more gradient (difference), two (central, for bfloat16), or exact."""
+
+    def title(self, style: PromptStyle) -> str:
+        return "Meta-SGD"
+
+    @property
+    def batches_per_update(self) -> int:
+        return 2 * self.inner_steps * self.copies
+
+    def sampler(self, **data: Any) -> Sampler:
+        return SameTaskSampler(**data, inner_steps=self.inner_steps)
+
+    def learner(self, model: TrainableModel, sampler: Sampler) -> Learner:
+        return MetaSGDLearner(self, model, sampler)
+
+    def check(self) -> None:
+        self.at_least(1, "copies", "inner_steps")
+        super().check()
+        self.not_negative("inner_lr", "rates_lr")
+
+
+class MetaSGDLearner(GradientLearner):
+    method: MetaSGD
+
+    def __init__(self, method: MetaSGD, model: TrainableModel, sampler: Sampler) -> None:
+        super().__init__(method, model, sampler)
+        self.rates = {name: p.new_full((), method.inner_lr) for name, p in self.parameters.items()}
+        self.rates_optimizer = replace(self.optimizer, lr=method.rates_lr, weight_decay=0.0)
+        self.rates_moments = self.rates_optimizer.init(self.rates)
+
+    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
+        k = self.method.inner_steps
+        copies = [batches[i : i + 2 * k] for i in range(0, len(batches), 2 * k)]
+        result = meta_gradient(
+            self.loss,
+            self.parameters,
+            [copy[:k] for copy in copies],
+            [copy[k:] for copy in copies],
+            SGD(),
+            rates=self.rates,
+            curvature=self.method.curvature,
+        )
+        assert result.rates is not None
+        outer = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
+        norm = clip_by_global_norm_(result.gradients, self.method.gradient_clip)
+        update_all_(outer, self.parameters, result.gradients, self.moments)
+        rates_step = replace(self.rates_optimizer, lr=self.rates_optimizer.lr * lr_scale)
+        clip_by_global_norm_(result.rates, self.method.gradient_clip)
+        update_all_(rates_step, self.rates, result.rates, self.rates_moments)
+        figures = {"loss": float(result.query_loss), "support_loss": float(result.support_loss)}
+        figures |= {"gradient_norm": norm, "lr": outer.lr}
+        return figures | {"rate": float(torch.stack(list(self.rates.values())).mean())}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        named = {"rates": self.rates, "rates_first_moments": self.rates_moments.first}
+        named |= {"rates_second_moments": self.rates_moments.second or {}}
+        return super().state_dict() | {f"{group}.{n}": t for group, some in named.items() for n, t in some.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self.rates_moments.step = self.moments.step  # every update moves both
+
+    def save(self, folder: Path, files: Mapping[str, str]) -> None:
+        """The rates go to `inner_rates.json`: a record, which prediction does not read."""
+        rates = {name: float(rate) for name, rate in self.rates.items()}
+        super().save(folder, {**files, "inner_rates.json": json.dumps(rates, indent=1)})
