@@ -25,7 +25,7 @@ from builders import (
     write_results,
     write_setting,
 )
-from maml_en_llm.evaluation.protocol import demonstration_pool, evaluate, scored_examples
+from maml_en_llm.evaluation.protocol import demonstration_bank, evaluate, scored_examples
 from maml_en_llm.names import mark
 from maml_en_llm.reporting import plots
 from maml_en_llm.reporting.blocks import Section
@@ -228,7 +228,7 @@ def test_predictions_are_shown_with_the_examples_that_were_scored(
     scores = {tuple(s[3]) for e in data["examples"] if e["task"] == "mood" for s in e["scored"]}
     rows = map(json.loads, (tmp_path / "r.predictions.jsonl").read_text().splitlines())
     assert scores <= {tuple(row["scores"]) for row in rows if not row["order"]}
-    pool = {example.input for example in demonstration_pool(config, mood)}
+    pool = {example.input for example in demonstration_bank(config, mood)}
     assert {pair[0] for pair in data["demonstrations"]["mood"]["pairs"]} <= pool
 
 
