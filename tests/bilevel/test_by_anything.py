@@ -289,3 +289,16 @@ def test_the_reference_is_the_engine() -> None:
     assert found.rates is not None
     assert relative_error(found.gradients, by_parameters) < 1e-10
     assert relative_error(found.rates, by_rates) < 1e-10
+
+
+# ---- docs/by-anything.md
+
+
+def test_the_examples_of_the_page_do_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "by-anything.md").read_text(encoding="utf-8")
+    exec("".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)), {})
+    printed = [float(number) for number in re.findall(r"-?\d+\.\d+", capsys.readouterr().out)]
+    differing, rest, _, right, wrong, at_first, learned, _ = printed
+    assert differing > 3 * abs(rest)
+    assert right > 0.8 > 0.2 > wrong
+    assert learned < 0.5 * at_first

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import maml_en_llm
 from builders import random_batch, tiny_language_model
 from maml_en_llm import SGD, AdamW, Moments, meta_gradient
 from maml_en_llm.bilevel import update_all_, value_and_gradient
@@ -343,3 +348,162 @@ def test_the_example_of_the_docstring() -> None:
 
     found = meta_gradient(quadratic, {"w": torch.tensor([1.0])}, [[None]], [[None]], step=SGD(lr=0.1))
     assert found.gradients["w"].tolist() == pytest.approx([1.28])
+
+
+# ---- what differences need of the numbers they are made of
+
+
+class InBfloat16:
+    """A loss that computes in bfloat16; `says_so` is the attribute by which the engine may change that."""
+
+    def __init__(self, says_so: bool) -> None:
+        if says_so:
+            self.autocast = torch.bfloat16
+
+    def __call__(self, p: Tensors, batch: Any) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=getattr(self, "autocast", torch.bfloat16) is not None):
+            return network_loss(p, batch)
+
+
+def float32_case(k: int = 1) -> tuple[Tensors, Any, Any]:
+    generator = torch.Generator().manual_seed(12)
+    parameters = {name: p.float() for name, p in network(generator).items()}
+    support, query = (
+        [[(x.float(), y) for x, y in batches] for batches in network_batches(generator, 2, k)] for _ in range(2)
+    )
+    return parameters, support, query
+
+
+@pytest.mark.parametrize("curvature", ["exact", "difference", "central"])
+def test_in_bfloat16_products_are_those_of_float32(curvature: Any) -> None:
+    parameters, support, query = float32_case(k=2)
+    step = SGD(lr=0.5)
+    loss = InBfloat16(says_so=True)
+    second, first, second_32, first_32 = (
+        meta_gradient(used, parameters, support, query, step, order=order, curvature=curvature)
+        for used, order in ((loss, "second"), (loss, "first"), (network_loss, "second"), (network_loss, "first"))
+    )
+    share = relative_error(second_32.gradients, first_32.gradients)
+    found = {n: second.gradients[n] - first.gradients[n] for n in parameters}
+    expected = {n: second_32.gradients[n] - first_32.gradients[n] for n in parameters}
+    assert share > 0.1
+    assert relative_error(found, expected) < 0.05
+    assert bool(second.notes) == (curvature != "exact")
+    assert loss.autocast == torch.bfloat16
+
+
+@pytest.mark.parametrize("curvature", ["difference", "central"])
+def test_without_a_way_to_float32_there_is_no_curvature_and_a_note(curvature: Any) -> None:
+    parameters, support, query = float32_case()
+    half = {name: p.bfloat16() for name, p in parameters.items()}
+    half_batches = [[[(x.bfloat16(), y) for x, y in copy] for copy in batches] for batches in (support, query)]
+    for loss, start, batches in (
+        (InBfloat16(says_so=False), parameters, (support, query)),
+        (network_loss, half, half_batches),
+    ):
+        found = meta_gradient(loss, start, *batches, SGD(lr=0.5), curvature=curvature)
+        first = meta_gradient(loss, start, *batches, SGD(lr=0.5), order="first")
+        assert relative_error(found.gradients, first.gradients) == 0
+        assert "bfloat16 is too coarse" in found.notes[0]
+
+
+@pytest.mark.parametrize(("curvature", "limit"), [("difference", 0.02), ("central", 0.005)])
+def test_a_float64_loss_that_computes_in_float32_inside_gets_the_step_of_float32(curvature: Any, limit: float) -> None:
+    def loss(p: Tensors, batch: Any) -> Tensor:
+        return network_loss({name: tensor.float() for name, tensor in p.items()}, (batch[0].float(), batch[1])).double()
+
+    parameters, support, query = float32_case()
+    parameters = {name: p.double() for name, p in parameters.items()}
+    found, exact, first = (
+        meta_gradient(loss, parameters, support, query, SGD(lr=0.5), **how).gradients
+        for how in ({"curvature": curvature}, {}, {"order": "first"})
+    )
+    assert relative_error(found, exact) < limit * relative_error(exact, first)
+
+
+@pytest.mark.parametrize("curvature", ["exact", "difference", "central"])
+def test_parameters_of_several_types(curvature: Any) -> None:
+    parameters, support, query = float32_case(k=2)
+    mixed = parameters | {"w2": parameters["w2"].double()}
+
+    def loss(p: Tensors, batch: Any) -> Tensor:
+        return network_loss(p | {"w2": p["w2"].float()}, batch)
+
+    found = meta_gradient(loss, mixed, support, query, SGD(lr=0.5), curvature=curvature)
+    expected = meta_gradient(network_loss, parameters, support, query, SGD(lr=0.5))
+    assert found.gradients["w2"].dtype == torch.float64
+    assert relative_error(found.gradients, expected.gradients) < 0.01
+
+
+# ---- AdamW from zero moments
+
+
+def low_rank_loss(p: Tensors, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """A frozen matrix and a low-rank one added to it, whose b is zero at first, so that a has no gradient."""
+    x, y = batch
+    return torch.nn.functional.cross_entropy(x @ (torch.ones(5, 3) / 5 + p["a"] @ p["b"]), y)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_first_update_of_a_low_rank_adapter(k: int, shared: bool) -> None:
+    """Where AdamW is lr / eps steep, exact products are huge and differences wrong: such slopes are left out."""
+    _, support, query = float32_case(k)
+    parameters = {"a": torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), "b": torch.zeros(2, 3)}
+    step = AdamW(lr=1e-4)
+    state = step.init(parameters) if shared else None
+    exact, close, undone = (
+        meta_gradient(low_rank_loss, parameters, support, query, step, state, measure_share=True, **how)
+        for how in ({}, {"curvature": "difference"}, {"trajectory": "recompute"})
+    )
+    assert exact.second_order_share is not None
+    assert exact.second_order_share < 0.2
+    assert exact.steep > 0.1
+    assert relative_error(close.gradients, exact.gradients) < 0.01
+    assert relative_error(undone.gradients, exact.gradients) < 0.01
+
+
+# ---- arguments of the wrong kind
+
+WRONG = """
+import torch
+from maml_en_llm import AdamW, Moments, meta_gradient
+
+w, good = torch.ones(2), dict(support=[[0]], query=[[0]])
+loss = lambda p, batch: sum((t.float() ** 2).sum() for t in p.values())
+cases = {
+    "parameters must be a dict": dict(parameters=[w]),
+    "parameter w is no tensor of floats": dict(parameters={"w": torch.ones(2, dtype=torch.long)}),
+    "parameters a and b are one tensor": dict(parameters={"a": w, "b": w}),
+    "lists of copies": dict(support=[0]),
+    "a loss must be a function": dict(loss=3),
+    "step is 0.1; it must be an optimizer": dict(step=0.1),
+    "curvature is 'exakt'": dict(curvature="exakt"),
+    "state must be Moments": dict(state={}),
+    "needs a moment of shape": dict(state=AdamW().init({"w": torch.ones(3)})),
+    "held is the string": dict(held="w"),
+    "held has 'v'": dict(held=["v"]),
+    "all parameters are held": dict(held=["w"]),
+    "the loss gave 1.0": dict(loss=lambda p, batch: 1.0),
+    "shape [2]; it must give a scalar": dict(loss=lambda p, batch: p["w"]),
+    "rates has 'v'": dict(rates={"v": w}),
+    "no tensor of floats": dict(rates={"w": 0.1}),
+    "must be a number, or have 1 steps": dict(rates={"w": torch.ones(3, 4)}),
+    "learned rates need": dict(rates={"w": w}, order="first"),
+}
+for sentence, wrong in cases.items():
+    try:
+        meta_gradient(**(dict(loss=loss, parameters={"w": w}) | good | wrong))
+    except ValueError as error:
+        assert sentence in str(error), (sentence, error)
+        assert "\\n" not in str(error)
+    else:
+        raise AssertionError(sentence)
+"""
+
+
+def test_arguments_of_the_wrong_kind_are_refused_with_a_sentence() -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(maml_en_llm.__file__).parents[1])}
+    words = [sys.executable, "-c", WRONG]  # in a process of its own, where types are not checked at every call
+    done = subprocess.run(words, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr

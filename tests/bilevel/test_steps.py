@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maml_en_llm import SGD, AdamW
 from maml_en_llm.bilevel import Groups, Moments, Step, clip_by_global_norm_, update_all_
-from maml_en_llm.bilevel.steps import blocks
+from maml_en_llm.bilevel.steps import Used, blocks
 from unrolled import State, after_step, detached, relative_error
 
 STEPS = [
@@ -148,8 +148,8 @@ def test_closed_forms_equal_autograd_through_the_formula(step: Any) -> None:
         assert torch.allclose(new[0], moved[name], rtol=1e-13)
         closed, other = adjoint[name].clone(), adjoint[name].clone()
         u, u_other = torch.empty_like(p), torch.empty_like(p)
-        step.pull_back(name, closed, p, gradients[name], moments, earlier, u)
-        Step.pull_back(step, name, other, p, gradients[name], before, by_formula, u_other)
+        step.pull_back(name, closed, Used(p, gradients[name], moments), earlier, u)
+        Step.pull_back(step, name, other, Used(p, gradients[name], before), by_formula, u_other)
         assert torch.allclose(closed, other, rtol=1e-12)
         assert torch.allclose(u, u_other, rtol=1e-10)
     for kind in ("first", "second"):
@@ -164,7 +164,7 @@ def pulled_back(
     found = {name: torch.empty_like(a) for name, a in adjoint.items()}
     for name, a in adjoint.items():
         before = a.clone()
-        step.pull_back(name, before, torch.zeros_like(a), gradients[name], moments, earlier, out=found[name])
+        step.pull_back(name, before, Used(torch.zeros_like(a), gradients[name], moments), earlier, out=found[name])
         assert torch.allclose(before, (1 - step.lr * step.weight_decay) * a)
     return found
 
@@ -179,7 +179,7 @@ def test_a_first_gradient_of_next_to_nothing_has_no_derivative(several: bool) ->
     zeros = torch.zeros(4).double()
     update_all_(step, {"x": zeros.clone()}, gradients, moments)
     u, adjoint = zeros.clone(), zeros + 1
-    left_out = step.pull_back("x", adjoint, zeros, gradients["x"], moments, earlier, out=u)
+    left_out = step.pull_back("x", adjoint, Used(zeros, gradients["x"], moments), earlier, out=u)
     assert u[:2].tolist() == [0, 0]
     assert u[2:].abs().min() > 0
     assert left_out == 2
@@ -192,7 +192,8 @@ def test_a_subclass_gets_the_derivative_of_its_own_formula() -> None:
 
     moved, u = {"x": torch.zeros(2)}, torch.empty(2)
     update_all_(Ascent(lr=0.5), moved, {"x": torch.ones(2)}, Moments({}, None))
-    Ascent(lr=0.5).pull_back("x", torch.ones(2), torch.zeros(2), torch.ones(2), Moments({}, None), None, out=u)
+    used = Used(torch.zeros(2), torch.ones(2), Moments({}, None))
+    Ascent(lr=0.5).pull_back("x", torch.ones(2), used, None, out=u)
     assert moved["x"].tolist() == u.tolist() == [0.5, 0.5]
     with pytest.raises(TypeError, match="update without a derivative"):
         type("Wrong", (AdamW,), {"update": lambda self: None})

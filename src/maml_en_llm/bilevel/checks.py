@@ -10,24 +10,32 @@ from torch import Tensor
 
 from .steps import Moments, Step
 
+INITIAL = ("first", "second")  # what is learned of an optimizer beside its numbers: moments before the first step
+
 
 def check_choice(name: str, value: Any, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
 
 
-def check_batches(support: Any, query: Any) -> None:
-    """Both are lists of copies, and a copy is a list of batches."""
+def check_batches(support: Any, query: Any, query_weights: Any = ()) -> None:
+    """Support and query are lists of copies, and a copy is a list of batches; a weight for every inner step, if any."""
     for copies in (support, query):
         if not isinstance(copies, Sequence) or not all(isinstance(batches, Sequence) for batches in copies):
             raise ValueError("support and query must be lists of copies, each a list of batches: [[batch], [batch]]")
     if not support or len(support) != len(query) or not all([*map(len, support), *map(len, query)]):
         raise ValueError("support and query must hold the same number of copies (>= 1), each with one or more batches")
+    if len(query_weights) and any(len(batches) != len(query_weights) for batches in support):
+        raise ValueError(
+            f"query_weights has {len(query_weights)} numbers; every copy must have as many support batches"
+        )
 
 
 def check_losses(*losses: Any) -> None:
     if not all(loss is None or callable(loss) for loss in losses) or losses[0] is None:
-        raise ValueError("a loss must be a function of (parameters, batch) that gives a scalar tensor")
+        raise ValueError(
+            "loss, query_loss and mapping must be functions; loss(parameters, batch) gives a scalar tensor"
+        )
 
 
 def check_parameters(parameters: Any, held: Any, step: Any) -> None:
@@ -52,17 +60,16 @@ def check_parameters(parameters: Any, held: Any, step: Any) -> None:
         raise ValueError("all parameters are held; inner steps need one at least that they can move")
 
 
-def check_state(state: Any, parameters: Mapping[str, Tensor], held: Collection[str], step: Step) -> None:
+def check_state(state: Any, inner: Mapping[str, Tensor], step: Step) -> None:
     """Moments as the step would make them, in the shapes of the inner parameters."""
     if state is None:
         return
     if not isinstance(state, Moments):
         raise ValueError("state must be Moments, as step.init(parameters) gives them, or None")
     kinds: dict[int, Moments] = {}  # which moments an optimizer has, asked once of each
-    for name, parameter in parameters.items():
+    for name, parameter in inner.items():
         own = step.of(name)
-        if own is None or name in held:
-            continue
+        assert own is not None
         if id(own) not in kinds:
             kinds[id(own)] = own.init({"": parameter.new_zeros(())})
         for found, expected in zip(state.of(name), kinds[id(own)].of(""), strict=True):
@@ -75,27 +82,47 @@ def check_state(state: Any, parameters: Mapping[str, Tensor], held: Collection[s
 
 
 def check_rates(
-    rates: Any, parameters: Mapping[str, Tensor], held: Collection[str], steps: int, order: str, trajectory: str
-) -> None:
-    """Float tensors for inner parameters: a number, or one for each step or for all, behind it what broadcasts."""
+    rates: Any, inner: Mapping[str, Tensor], step: Step, state: Moments | None, steps: int, order: str
+) -> dict[str, dict[str, Tensor]]:
+    """The learned numbers by parameter and name: a rate alone is a dict of `lr`."""
+    if rates is None:
+        return {}
     if not isinstance(rates, Mapping):
         raise ValueError("rates must be a dict of float tensors by the names of parameters")
-    if order != "second" or trajectory == "recompute":
-        raise ValueError('learned rates need order="second", and trajectory="keep" as learned steps cannot be undone')
+    if order != "second":
+        raise ValueError('learned rates need order="second"')
+    options: dict[str, dict[str, Tensor]] = {}
     for name, rate in rates.items():
-        if name not in parameters or name in held:
+        own = step.of(name) if name in inner else None
+        if own is None:
             raise ValueError(f"rates has {name!r}, which is no parameter that inner steps move")
-        if not isinstance(rate, Tensor) or not rate.is_floating_point():
-            raise ValueError(f"the rate of {name} is no tensor of floats")
-        shape = parameters[name].shape
-        try:
-            fits = rate.dim() == 0 or (
-                (len(rate) == 1 or len(rate) >= steps) and torch.broadcast_shapes(rate.shape[1:], shape) == shape
-            )
-        except RuntimeError:
-            fits = False
-        if not fits:
-            raise ValueError(
-                f"the rate of {name} has shape {list(rate.shape)}; it must be a number, or have {steps} steps (or 1 "
-                f"for all of them) in its first dimension and then what broadcasts to {list(shape)}"
-            )
+        options[name] = dict(rate) if isinstance(rate, Mapping) else {"lr": rate}
+        for option, tensor in options[name].items():
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                raise ValueError(f"the {option} of {name} is no tensor of floats")
+            _check_shape(option, name, tensor, inner[name].shape, steps)
+            if option == "momentum" and not getattr(own, "momentum", 1):
+                raise ValueError("momentum can be learned only where the step has some; begin above 0")
+            if option not in INITIAL:
+                own.with_options({option: tensor})
+            elif state is not None:
+                raise ValueError("moments to start from are learned without state, whose moments all copies share")
+            elif own.init({name: inner[name]}).of(name)[INITIAL.index(option)] is None:
+                raise ValueError(f"{type(own).__name__} has no {option} moment that could be learned")
+    return options
+
+
+def _check_shape(option: str, name: str, tensor: Tensor, shape: torch.Size, steps: int) -> None:
+    """A number, or one for each step or for all, behind it what broadcasts; moments broadcast."""
+    try:
+        initial = option in INITIAL
+        behind = tensor.shape if initial or tensor.dim() == 0 else tensor.shape[1:]
+        enough = initial or tensor.dim() == 0 or len(tensor) == 1 or len(tensor) >= steps
+        fits = enough and torch.broadcast_shapes(behind, shape) == shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"the {option} of {name} has shape {list(tensor.shape)}; it must be a number, or have {steps} steps (or 1 "
+            f"for all of them) in its first dimension and then what broadcasts to {list(shape)}"
+        )

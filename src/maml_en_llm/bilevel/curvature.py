@@ -29,6 +29,7 @@ Add = Callable[[str, Tensor, Tensor | None, float], None]
 # ||eps * u|| / ||phi|| of a finite difference, where its truncation and rounding errors balance; measured on trained
 # models by benchmarks/curvature.py, see docs/performance.md.
 RELATIVE_STEP = {torch.float64: 1e-6, torch.float32: 1e-4}
+HALF = (torch.bfloat16, torch.float16)
 
 SMALLEST_SCALE = 1e-2  # of a parameter, root mean square: biases may be all zero
 

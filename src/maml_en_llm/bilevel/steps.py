@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +44,14 @@ class Moments:
         return self.first.get(name), (self.second or {}).get(name)
 
 
+class Used(NamedTuple):
+    """What a step was taken with: moments as they were after it if the step is `closed_form`, before it otherwise."""
+
+    parameter: Tensor
+    gradient: Tensor
+    moments: Moments
+
+
 class Step:
     """An optimizer that treats each coordinate alone.
 
@@ -66,7 +74,7 @@ class Step:
         """The optimizer of one parameter; None for one that no step changes."""
         return self
 
-    def with_options(self, options: Mapping[str, Tensor]) -> Step:
+    def with_options(self, options: Mapping[str, Any]) -> Step:
         """The same optimizer with tensors, which broadcast against a parameter, in place of some of its numbers."""
         if unknown := sorted(options.keys() - vars(self).keys()):
             raise ValueError(f"{type(self).__name__} has no {unknown[0]} that could be learned")
@@ -95,23 +103,13 @@ class Step:
                 if target is not None and value is not None:
                     target.copy_(value)
 
-    def pull_back(
-        self,
-        name: str,
-        adjoint: Tensor,
-        parameter: Tensor,
-        gradient: Tensor,
-        moments: Moments,
-        earlier: Moments | None,
-        out: Tensor,
-    ) -> Tensor | None:
+    def pull_back(self, name: str, adjoint: Tensor, used: Used, earlier: Moments | None, out: Tensor) -> Tensor | None:
         """The adjoint of `update`: takes derivatives of the query loss back from after the step to before it, in place.
 
         adjoint: by the parameter. earlier: by the moments; None if they are zero and not wanted. out: gets u, that by
-        the gradient. parameter, gradient: what the step used. moments: as they were after the step in `closed_form`,
-        before it otherwise. Returns the number of coordinates whose derivative was left out as STEEP, if it knows.
+        the gradient. Returns the number of coordinates whose derivative was left out as STEEP, if there are some.
         """
-        return pull_back_by_formula(self, {}, name, adjoint, parameter, gradient, moments, earlier, out)[0]
+        return pull_back_by_formula(self, {}, name, adjoint, used, earlier, out)[0]
 
     def undo_parameter_(self, name: str, parameter: Tensor, moments: Moments) -> None:
         """Takes `parameter` back to before the step, up to rounding; moments as they were after it."""
@@ -130,24 +128,22 @@ def pull_back_by_formula(
     options: Mapping[str, Tensor],
     name: str,
     adjoint: Tensor,
-    parameter: Tensor,
-    gradient: Tensor,
-    before: Moments,
+    used: Used,
     earlier: Moments | None,
     out: Tensor,
 ) -> tuple[Tensor | None, Tensors]:
     """`Step.pull_back` for any step with a formula, and the derivatives by `options`, tensors in place of its numbers.
 
-    before: the moments before the step, its number not yet counted.
+    The moments in `used` are those before the step, its number not yet counted.
     """
 
     def leaf(tensor: Tensor) -> Tensor:
         return tensor.detach().clone().requires_grad_()
 
-    t = before.step + 1
-    first, second = moments = [None if m is None else leaf(m) for m in before.of(name)]
+    t = used.moments.step + 1
+    first, second = moments = [None if m is None else leaf(m) for m in used.moments.of(name)]
     learned = {option: leaf(tensor) for option, tensor in options.items()}
-    inputs = [leaf(parameter), leaf(gradient)]
+    inputs = [leaf(used.parameter), leaf(used.gradient)]
     with torch.enable_grad():
         new = (step.with_options(learned) if learned else step).formula(inputs[0], inputs[1], first, second, t)
     adjoints = [adjoint, *((None, None) if earlier is None else earlier.of(name))]
@@ -162,7 +158,7 @@ def pull_back_by_formula(
             derivative = derivatives.pop(0)
             if a is not None:
                 a.copy_(derivative)
-    steep = step.steep(gradient, None if new[2] is None else new[2].detach(), t)
+    steep = step.steep(used.gradient, None if new[2] is None else new[2].detach(), t)
     return None if steep is None else steep.sum(), dict(zip(learned, derivatives, strict=True))
 
 
@@ -189,8 +185,7 @@ class SGD(Step):
 
     def init(self, parameters: Mapping[str, Tensor]) -> Moments:
         """Zero velocities; none at all without momentum."""
-        remembers = isinstance(self.momentum, Tensor) or self.momentum != 0
-        return Moments({name: torch.zeros_like(p) for name, p in parameters.items()} if remembers else {}, None)
+        return Moments({name: torch.zeros_like(p) for name, p in parameters.items()} if self.momentum else {}, None)
 
     def formula(
         self, parameter: Tensor, gradient: Tensor, first: Tensor | None, second: Tensor | None, t: int
@@ -208,16 +203,7 @@ class SGD(Step):
             m.mul_(self.momentum).add_(g)
             torch.mul(p, 1 - self.lr * self.weight_decay, out=new).add_(m, alpha=-self.lr)
 
-    def pull_back(
-        self,
-        name: str,
-        adjoint: Tensor,
-        parameter: Tensor,
-        gradient: Tensor,
-        moments: Moments,
-        earlier: Moments | None,
-        out: Tensor,
-    ) -> Tensor | None:
+    def pull_back(self, name: str, adjoint: Tensor, used: Used, earlier: Moments | None, out: Tensor) -> Tensor | None:
         torch.mul(adjoint, -self.lr, out=out)
         if self.momentum and earlier is not None:
             out.add_(earlier.first[name])
@@ -248,9 +234,9 @@ class AdamW(Step):
     weight_decay: float = 0.0
     closed_form = True
 
-    def with_options(self, options: Mapping[str, Tensor]) -> Step:
+    def with_options(self, options: Mapping[str, Any]) -> Step:
         """Beta 1 and 2 are options of their own, `beta1` and `beta2`."""
-        rest: dict[str, Any] = dict(options)
+        rest = dict(options)
         betas = tuple(rest.pop(name, beta) for name, beta in zip(("beta1", "beta2"), self.betas, strict=True))
         return super().with_options(rest | {"betas": betas})
 
@@ -296,16 +282,8 @@ class AdamW(Step):
             decayed = torch.mul(p, 1 - self.lr * self.weight_decay, out=new) if self.weight_decay else p
             torch.addcdiv(decayed, m, denominator, value=-c, out=new)
 
-    def pull_back(
-        self,
-        name: str,
-        adjoint: Tensor,
-        parameter: Tensor,
-        gradient: Tensor,
-        moments: Moments,
-        earlier: Moments | None,
-        out: Tensor,
-    ) -> Tensor | None:
+    def pull_back(self, name: str, adjoint: Tensor, used: Used, earlier: Moments | None, out: Tensor) -> Tensor | None:
+        gradient, moments = used.gradient, used.moments
         assert moments.second is not None
         beta1, beta2 = self.betas
         c, e, small = self._scales(moments.step)
