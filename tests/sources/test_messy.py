@@ -238,7 +238,7 @@ def test_an_import_of_large_files_shows_progress(
     for name in "ab":
         csv(tmp_path / "s" / f"{name}.csv", [(f"{name} {n} " + "word " * 300, "xy"[n % 2]) for n in range(1000)])
     assert run(tmp_path / "s", tmp_path / "c", *TEXT) == 0
-    assert re.search(r"import: (\d+)/\1 kB, .* left, b", capsys.readouterr().err)
+    assert re.search(r"import: (\d+)/\1 kB, .* left", capsys.readouterr().err)
 
 
 def test_spreadsheets_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

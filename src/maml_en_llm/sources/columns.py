@@ -50,9 +50,10 @@ def _column(table: Table, name: str) -> str | None:
 
 
 def _piece(table: Table, name: str, flag: str) -> str | None:
-    """`name` as a template over the table's columns, None when it has not all of them. ValueError if it is none."""
+    """`name` as a column of the table or a template over them, None when it has not all of them; ValueError if it is
+    neither."""
     if (column := _column(table, name)) is not None:
-        return column if set("{}") & set(column) else f"{{{column}}}"
+        return column if column in table.columns else f"{{{column}}}"
     if not set("{}") & set(name):
         return None
     if not (paths := fields_of(name)) or set("{}") & set(FIELD.sub("", name)):
@@ -62,7 +63,7 @@ def _piece(table: Table, name: str, flag: str) -> str | None:
 
 
 def _find(table: Table, name: str, flag: str) -> tuple[str, str]:
-    """The first of the alternatives in `name` that the table has, and its template. Raises NoColumn if it has none."""
+    """The first of the alternatives in `name` that the table has, by its name and as _piece says. Raises NoColumn."""
     for alternative in [name] if name in table.columns else [part.strip() for part in name.split("|")]:
         if (template := _piece(table, alternative, flag)) is not None:
             return alternative, template

@@ -6,9 +6,10 @@ Every change to the data (labels made one, rows left out) is a remark of the tas
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ class Imported:
     remarks: list[str] = field(default_factory=list)  # what was done
     left_out: dict[str, int] = field(default_factory=dict)  # how many rows, by what is wrong with them
     warnings: list[str] = field(default_factory=list)  # what to look at
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """Content hashes by file, as they will be written."""
+        return task_hashes(self.name, self.splits)
 
     @property
     def labels(self) -> dict[str, int]:
@@ -168,10 +174,11 @@ def read_task(
     test_share: float = 0.2,
     seed: int = 100,
     instruction: str | None = None,
+    progress: Callable[[int], None] = lambda kilobytes: None,
 ) -> tuple[Imported, set[str]]:
     """One task from its files, cleaned, deduplicated and split, and the keys of `cleaning.renamed` that it used.
 
-    Raises ValueError with file, line and remedy.
+    Calls `progress` with how much more was read. Raises ValueError with file, line and remedy.
     """
     cleaning = cleaning or Cleaning()
     paths = [path for part in files.values() for path in part]
@@ -191,9 +198,12 @@ def read_task(
     else:
         for split, some in files.items():
             for path in some:
+                size = path.stat().st_size // 2000
                 table = read_table(path, encoding, delimiter, header)
+                progress(size)
                 blank = cleaning.missing if path.suffix.lower() in (".csv", ".tsv") else ()
                 found, said = examples_of(table, columns, blank)
+                progress(size)
                 task.remarks += table.remarks if len(paths) == 1 else [f"{path.name}: {r}" for r in table.remarks]
                 empty += said
                 splits.setdefault(split or "train", []).extend(found)
@@ -235,10 +245,10 @@ def read_tasks(
             )
         found = [(check_name(task, "task"), found[0][1])]
     first: dict[str, Path] = {}
-    sizes = []
+    size = 0
     for name, files in found:
         paths = [path for part in files.values() for path in part]
-        sizes.append(sum(path.stat().st_size for path in paths if path.exists()) // 1000)
+        size += sum(path.stat().st_size // 2000 * 2 for path in paths if path.exists())
         earlier = first.setdefault(check_name(name, "task").casefold(), paths[0])  # many disks do not tell A from a
         if earlier is not paths[0]:
             raise ValueError(
@@ -247,9 +257,10 @@ def read_tasks(
     tasks: list[Imported] = []
     used: set[str] = set()
     other: list[NoColumn] = []
-    large = track("import", sum(sizes), "kB") if sum(sizes) > LARGE else nullcontext()
-    with large as progress:
-        for (name, files), size in zip(found, sizes, strict=True):
+    with track("import", size, "kB") if size > LARGE else nullcontext() as tracker:
+        if tracker is not None:
+            reading["progress"] = tracker.advance
+        for name, files in found:
             try:
                 read, keys = read_task(name, files, columns, cleaning, **reading)
             except NoColumn as error:
@@ -257,8 +268,6 @@ def read_tasks(
                 continue
             tasks.append(read)
             used |= keys
-            if progress is not None:
-                progress.advance(size, name)
     if other:
         what = f"{source}: {len(other)} files do not have the columns of --input and --output"
         hint = suggestion([error.table for error in other], columns)
@@ -274,7 +283,7 @@ def check_import(collection: Path, tasks: Sequence[Imported], overwrite: bool = 
     """ValueError unless all tasks may be written: none may be there with other examples, except to overwrite it."""
     check_collection_folder(collection)
     for task in tasks:
-        same = check_task(collection, task.name, task_hashes(task.name, task.splits))
+        same = check_task(collection, task.name, task.hashes)
         if (collection / "data" / task.name).exists() and not same and not overwrite:
             raise ValueError(f"{collection / 'data' / task.name} exists already; give --overwrite or another --task")
 
