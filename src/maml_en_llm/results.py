@@ -183,6 +183,8 @@ class TaskResult(TaskScores):
     kind: str
     metric: Metric
     examples: Count
+    guess: Fraction | None = None
+    """What guessing uniformly among the options would score, from expected counts."""
     prompts_cut_alone: Count = 0
     unseen_domain: bool = False
     before: TaskScores | None = None

@@ -172,10 +172,11 @@ def test_the_tables_are_files_too(page: Path) -> None:
 
 
 def test_the_same_inputs_give_the_same_page(inputs: Path, page: Path, tmp_path: Path) -> None:
-    shutil.copytree(page.parent / "tables", tmp_path / "tables")
-    (tmp_path / "tables" / "old.csv").write_text("of an earlier report")
-    assert report([inputs, inputs / "paper.csv"], tmp_path).read_bytes() == page.read_bytes()
-    assert not (tmp_path / "tables" / "old.csv").exists()
+    again = tmp_path / "again"
+    shutil.copytree(page.parent, again)
+    assert report([inputs, inputs / "paper.csv"], again).read_bytes() == page.read_bytes()
+    for path in (path for path in page.parent.rglob("*") if path.is_file()):
+        assert (again / path.relative_to(page.parent)).read_bytes() == path.read_bytes()
 
 
 def test_what_is_not_read_is_said_on_standard_error(
