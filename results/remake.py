@@ -13,7 +13,7 @@ import tyro
 
 from maml_en_llm.files import write_text
 from maml_en_llm.reporting.page import build
-from maml_en_llm.reporting.reading import Inputs, Result
+from maml_en_llm.reporting.reading import Inputs, Result, join_training_seeds
 from maml_en_llm.reporting.report import short_markdown, write_report
 from maml_en_llm.results import Results, digest, read_results, read_scores, to_json, write_scores
 
@@ -46,7 +46,9 @@ def remake(add: Path | None = None, table: str = "", pages: Path | None = None) 
 
 
 def inputs_of(results: list[Results]) -> Inputs:
-    return Inputs([Result(SCORES, one, digest(to_json(one))) for one in results])
+    inputs = Inputs([Result(SCORES, one, digest(to_json(one))) for one in results])
+    join_training_seeds(inputs)
+    return inputs
 
 
 if __name__ == "__main__":

@@ -184,6 +184,8 @@ class TaskResult(TaskScores):
     kind: str
     metric: Metric
     examples: Count
+    guess: Fraction | None = None
+    """What guessing uniformly among the options would score, from expected counts."""
     unseen_domain: bool = False
     before: TaskScores | None = None
     """Before adaptation."""

@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from builders import write_results
 from maml_en_llm.reporting.reading import NO_SEED, Result, read_inputs, read_result
 from maml_en_llm.reporting.statistics import (
     Pair,
+    Paired,
     against_baselines,
     bootstrap_interval,
     choice_and_order,
     comparisons,
     holm,
-    paired_differences,
+    over_runs_test,
+    paired_scores,
     paired_test,
     pooled_comparisons,
     seed_spread,
@@ -27,19 +30,24 @@ from maml_en_llm.reporting.statistics import (
 from maml_en_llm.reporting.tables import wins
 
 
+def alone(differences: np.ndarray) -> Paired:
+    """Of one training run, against zeros."""
+    return Paired(differences[None], np.zeros_like(differences)[None])
+
+
 def test_scores_are_paired_by_task_and_seed() -> None:
     one = {"a": {"1": 5.0, "2": 7.0, "3": 1.0}, "b": {"1": 1.0}, "only": {"1": 1.0}}
     other = {"a": {"2": 4.0, "1": 1.0}, "b": {"9": 0.0}}
-    paired = paired_differences(one, other)
-    assert {task: values.tolist() for task, values in paired.items()} == {"a": [4.0, 3.0]}
+    paired = paired_scores([one], [other])
+    assert {task: values.by_seed.tolist() for task, values in paired.items()} == {"a": [4.0, 3.0]}
 
 
 def test_a_score_without_demonstrations_stands_for_every_seed() -> None:
     seeds = {"a": {"1": 5.0, "2": 7.0}}
-    alone = {"a": {NO_SEED: 4.0}}
-    assert paired_differences(seeds, alone)["a"].tolist() == [1.0, 3.0]
-    assert paired_differences(alone, seeds)["a"].tolist() == [-1.0, -3.0]
-    assert paired_differences(alone, alone)["a"].tolist() == [0.0]
+    single = {"a": {NO_SEED: 4.0}}
+    assert paired_scores([seeds], [single])["a"].by_seed.tolist() == [1.0, 3.0]
+    assert paired_scores([single], [seeds])["a"].by_seed.tolist() == [-1.0, -3.0]
+    assert paired_scores([single], [single])["a"].by_seed.tolist() == [0.0]
 
 
 def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
@@ -48,7 +56,7 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
     for _ in range(rounds):
         effects = true + generator.normal(0, 4, size=24)
         differences = [effect + generator.normal(0, 2, size=5) for effect in effects]
-        low, high = bootstrap_interval(differences, level=0.9, resamples=400)
+        low, high = bootstrap_interval(list(map(alone, differences)), level=0.9, resamples=400)
         hits += low <= true <= high
     assert 0.85 <= hits / rounds <= 0.95
 
@@ -57,19 +65,21 @@ def test_the_interval_of_tasks_with_one_seed_is_the_bootstrap_over_tasks() -> No
     values = np.random.default_rng(0).normal(2, 3, size=12)
     every = np.random.default_rng(1).choice(values, size=(20_000, 12)).mean(1)
     expected = np.quantile(every, [0.025, 0.975])
-    assert bootstrap_interval([np.array([v]) for v in values], resamples=20_000) == pytest.approx(expected, abs=0.06)
+    found = bootstrap_interval([alone(np.array([v])) for v in values], resamples=20_000)
+    assert found == pytest.approx(expected, abs=0.06)
 
 
 def test_the_interval_of_one_task_is_the_bootstrap_over_its_seeds() -> None:
     values = np.array([1.0, 2.0, 6.0])
     every = sorted(np.mean(draw) for draw in itertools.product(values, repeat=3))
-    assert bootstrap_interval([values]) == pytest.approx(np.quantile(every, [0.025, 0.975], method="inverted_cdf"))
+    expected = np.quantile(every, [0.025, 0.975], method="inverted_cdf")
+    assert bootstrap_interval([alone(values)]) == pytest.approx(expected)
 
 
 def test_unequal_numbers_of_seeds_weigh_each_task_the_same() -> None:
-    low, high = bootstrap_interval([np.array([3.0]), np.array([3.0, 3.0, 3.0])])
+    low, high = bootstrap_interval([alone(np.array([3.0])), alone(np.array([3.0, 3.0, 3.0]))])
     assert (low, high) == pytest.approx((3.0, 3.0))
-    two = bootstrap_interval([np.array([0.0]), np.array([4.0, 4.0, 4.0])], level=0.2)
+    two = bootstrap_interval([alone(np.array([0.0])), alone(np.array([4.0, 4.0, 4.0]))], level=0.2)
     assert two == pytest.approx((2.0, 2.0))  # 0, 2 or 4, with a quarter, a half and a quarter
 
 
@@ -125,7 +135,7 @@ def by_seed(table: Mapping[str, list[tuple[int, int]]], side: int, shift: float 
 @given(score_tables)
 def test_what_a_comparison_does_not_depend_on(table: dict[str, list[tuple[int, int]]]) -> None:
     def run(one: Mapping[str, Mapping[str, float]], other: Mapping[str, Mapping[str, float]]) -> tuple[float, ...]:
-        (c,) = comparisons([Pair("one", "other", "s", one, other)])
+        (c,) = comparisons([Pair("one", "other", "s", [one], [other])])
         assert c is not None
         return c.difference, c.low, c.high, c.p
 
@@ -243,3 +253,71 @@ def test_a_label_changes_nothing_but_the_label(tmp_path: Path) -> None:
     assert len(plain) == 4
     # These names once had a meaning.
     assert table({"raw": "MAML-2-9", "metaicl": "Channel Raw LM", "maml-en-llm": "MetaICL / 8"}) == plain
+
+
+def test_with_training_runs_the_interval_covers_as_often_as_it_says() -> None:
+    """The true difference is of methods: over runs, tasks and seeds drawn anew, of which there are 4, 16 and 3."""
+    generator = np.random.default_rng(4)
+    hits, rejected, rounds = 0, 0, 300
+    for _ in range(rounds):
+        effects = generator.normal(0, 3, size=16)
+        runs = generator.normal(0, 2, size=4)
+        paired = []
+        for effect in effects:
+            noise = generator.normal(0, 1, size=(4, 3))
+            paired.append(Paired(effect + runs[:, None] + noise, np.zeros((1, 3))))
+        low, high = bootstrap_interval(paired, level=0.9, resamples=300)
+        hits += low <= 0 <= high
+        rejected += over_runs_test(paired) <= 0.1
+    assert 0.82 <= hits / rounds <= 0.96
+    assert rejected / rounds <= 0.13
+
+
+def test_over_runs_is_the_t_test_of_runs_where_tasks_agree() -> None:
+    runs, baseline = np.random.default_rng(0).normal(1, 1, (3, 1, 2)), np.random.default_rng(1).normal(0, 1, (5, 1, 2))
+    paired = [Paired(runs[:, 0], baseline[:, 0])] * 4
+    expected = stats.ttest_ind(runs.mean((1, 2)), baseline.mean((1, 2)), equal_var=False).pvalue
+    assert over_runs_test(paired) == pytest.approx(expected)
+    against_one = [Paired(runs[:, 0], baseline[:1, 0])] * 4
+    expected = stats.ttest_1samp(runs.mean((1, 2)), baseline[0].mean()).pvalue
+    assert over_runs_test(against_one) == pytest.approx(expected)
+    assert over_runs_test(paired[:1]) == 1.0
+
+
+def test_training_runs_are_one_row_and_count_in_its_comparison(tmp_path: Path) -> None:
+    scores = {"a": [0.5, 0.6], "b": [0.2, 0.4], "c": [0.3, 0.3], "d": [0.6, 0.6], "e": [0.4, 0.4], "f": [0.1, 0.2]}
+    write_results(tmp_path / "raw.json", "Raw LM", scores)
+    for seed, gain in ((100, 0.3), (101, -0.1), (102, 0.25)):
+        better = {task: [score + gain for score in values] for task, values in scores.items()}
+        write_results(tmp_path / f"{seed}.json", "MetaICL", better, method="metaicl", training={"seed": seed})
+    found = read_inputs([tmp_path])
+    assert not found.not_read
+    row = next(result for result in found.results if result.row.method)
+    assert len(row.runs) == 3
+    (score, *_) = row.summaries
+    assert score.average == pytest.approx(np.mean([np.mean(v) for v in scores.values()]) * 100 + 15)
+    (c,) = comparisons(against_baselines(found.results, "test"))
+    assert c.runs == (3, 1)
+    assert c.difference == pytest.approx(15.0)
+    assert c.low < 0 < c.high  # every task gains, but one of three runs lost
+    assert c.p > 0.2 > paired_test(list(c.differences.values()))
+    spread = seed_spread(row, "test")
+    assert spread is not None
+    assert spread.by_run == pytest.approx(np.std([30, -10, 25], ddof=1))
+
+
+def test_a_second_run_with_the_same_seed_or_another_recipe_is_no_run_of_the_row(tmp_path: Path) -> None:
+    for name, training in (("a", {}), ("b", {}), ("c", {"seed": 1, "recipe_hash": "other"}), ("d", {"seed": 2})):
+        write_results(tmp_path / f"{name}.json", "MetaICL", {"t": [0.5, 0.6]}, method="metaicl", training=training)
+    found = read_inputs([tmp_path])
+    assert [[run.path.stem for run in result.runs] for result in found.results] == [["a", "d"]]
+    assert [path.stem for path, _ in found.not_read] == ["b", "c"]
+
+
+def test_equal_batches_and_equal_updates_are_both_compared(tmp_path: Path) -> None:
+    scores = {"a": [0.5, 0.6], "b": [0.2, 0.4]}
+    for name, training in (("MetaICL", {}), ("MetaICL, few", {"updates": 4, "batches": 4}), ("other", {"updates": 2})):
+        write_results(tmp_path / f"{name}.json", name, scores, method="metaicl", training=training)
+    write_results(tmp_path / "maml.json", "MAML-2-1", scores, method="maml-en-llm", training={"updates": 4})
+    found = comparisons(against_baselines(read_inputs([tmp_path]).results, "test"))
+    assert {(c.baseline, c.equal) for c in found} == {("MetaICL", "batches"), ("MetaICL, few", "updates")}

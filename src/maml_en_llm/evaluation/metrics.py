@@ -19,3 +19,12 @@ def score(metric: str, gold: Sequence[str], predicted: Sequence[str]) -> float:
     if metric == "accuracy":
         return float(accuracy_score(gold, predicted))
     return float(f1_score(gold, predicted, labels=sorted(set(gold)), average="macro", zero_division=0))
+
+
+def guessing(metric: Metric, gold: Sequence[str], options: Sequence[int]) -> float:
+    """The metric of guessing uniformly, from expected counts; options: how many each example has."""
+    hits = [1 / count for count in options]
+    if metric == "accuracy":
+        return sum(hits) / len(gold)
+    by_label = [[hit for hit, output in zip(hits, gold, strict=True) if output == label] for label in set(gold)]
+    return sum(2 * sum(right) / (sum(hits) + len(right)) for right in by_label) / len(by_label)

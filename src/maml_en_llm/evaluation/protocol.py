@@ -42,7 +42,7 @@ from ..tasks.limited import limited, validation_split
 from ..training.loop import check_context
 from ..training.model_card import versions
 from ..training.record import Measurement, data_hash
-from .metrics import metric_of, score
+from .metrics import guessing, metric_of, score
 
 
 def evaluate(config: EvaluateConfig) -> Results:
@@ -310,6 +310,7 @@ def task_result(task: Task, rows: Mapping[tuple[str, int], list[Prediction]], se
         scores_by_order=by_order if len(by_order[str(seeds[0])]) > 1 else None,
         average=sum(by_seed.values()) / len(by_seed),
         worst=min(by_seed.values()),
+        guess=guessing(metric, [row.output for row in first], [len(row.scores) for row in first]),
         confusion=confusion(first) if metric == "macro_f1" else None,
     )
 

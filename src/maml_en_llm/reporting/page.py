@@ -13,6 +13,7 @@ from .browser import Predictions
 from .reading import Inputs, subsets_of
 from .statistics import against_baselines, comparisons, pooled_comparisons
 from .tables import Table
+from .verdict import overview
 
 
 @dataclass
@@ -34,7 +35,12 @@ def build(inputs: Inputs, compare_unlike: bool = False) -> Page:
         {subset: tables.ordered_comparisons(made(some), inputs.results) for subset, some in pairs.items()}
         for made in (comparisons, pooled_comparisons)
     )
+    first = next(iter(pairs), None)
+    view = overview(inputs.results, first) if first else None
+    deciding = pooled if view and len(view.settings) > 1 else compared
+    about = [c for c in deciding.get(first or "", []) if deciding is pooled or (view and c.setting in view.settings)]
     found = [
+        sections.verdict_section(view, about, inputs),
         sections.summary_section(inputs),
         sections.comparisons_section(pooled, compared),
         sections.forgetting_section(compared),

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -175,6 +176,25 @@ def interval(low: float, middle: float, high: float, scale: Sequence[float]) -> 
         f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="20"/>'
         f'<path class="line c0" d="M{a} 10H{c}M{a} 6v8M{c} 6v8"/>{_mark(0, b, 10)}'
     )
+
+
+def dots(rows: Sequence[Any], scale: Sequence[float], guess: float | None) -> Markup:
+    """A line for each row with its label, a dot with an interval, and the number; below them the scale."""
+
+    def share(value: float) -> float:
+        return round(100 * (value - scale[0]) / (scale[-1] - scale[0]), 2)
+
+    level = "" if guess is None else f'<i class="guess" style="left:{share(guess)}%"></i>'
+    lines = []
+    for row in rows:
+        low, middle, high = map(share, (row.low, row.average, row.high))
+        bar = f'<i class="bar" style="left:{low}%;width:{round(high - low, 2)}%"></i>'
+        track = f'<span class="track {row.kind}">{level}{bar}<i class="point" style="left:{middle}%"></i></span>'
+        figures = f"{row.average:.1f} <small>{row.low:.1f} to {row.high:.1f}</small>"
+        lines.append(f'<tr><th scope="row">{escape(row.label)}</th><td>{track}</td><td class="n">{figures}</td></tr>')
+    marks = "".join(f'<span style="left:{share(tick)}%">{_number(tick)}</span>' for tick in scale)
+    foot = f'<tfoot aria-hidden="true"><tr><td></td><td><span class="ticks">{marks}</span></td><td></td></tr></tfoot>'
+    return Markup(f'<table class="dots"><tbody>{"".join(lines)}</tbody>{foot}</table>')
 
 
 def strip(values: Sequence[float], scale: Sequence[float]) -> Markup:

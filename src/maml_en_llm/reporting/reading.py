@@ -38,6 +38,7 @@ NOT_SEARCHED = ("model", "checkpoints")  # large, and no results in them
 NO_SEED = ""  # in place of a seed, where there are no demonstrations to draw
 
 SeedScores = Mapping[str, Mapping[str, float]]  # task -> demonstration seed -> score in percent
+RunScores = Sequence[SeedScores]  # one for each training run
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,19 @@ class Score:
 
 @dataclass(frozen=True)
 class Result:
-    """One results file."""
+    """A row in a setting: one results file, or one for each of several training seeds."""
 
     path: Path
     content: Results
     digest: str
     """SHA-256 of the file."""
+    others: tuple[Result, ...] = ()
+    """The same row trained with other seeds."""
+
+    @property
+    def runs(self) -> tuple[Result, ...]:
+        """One for each training seed."""
+        return (self, *self.others)
 
     @property
     def row(self) -> Row:
@@ -85,31 +93,60 @@ class Result:
 
     @property
     def summaries(self) -> list[Score]:
-        return self._summaries(self.label, self.content.summary)
+        """Of several runs the means."""
+        return self._summaries(self.label, [run.content.summary for run in self.runs])
 
     @property
     def summaries_before(self) -> list[Score]:
         """The same before adaptation, under the label of the model that was adapted."""
         provenance = self.content.provenance
-        return self._summaries(provenance.label if provenance else "Raw LM", self.content.before or {})
+        return self._summaries(
+            provenance.label if provenance else "Raw LM", [run.content.before or {} for run in self.runs]
+        )
 
-    def _summaries(self, label: str, summary: Mapping[Any, Summary]) -> list[Score]:
+    def _summaries(self, label: str, summaries: Sequence[Mapping[Any, Summary]]) -> list[Score]:
         found = []
-        for subset, s in summary.items():
-            if s.average is not None and s.worst is not None:
-                worst = 100 * s.worst if len(self.content.seeds) > 1 else None
+        for subset, s in summaries[0].items():
+            several = [one[subset] for one in summaries if subset in one]
+            averages = [one.average for one in several if one.average is not None]
+            worsts = [one.worst for one in several if one.worst is not None]
+            if averages and worsts:
+                average, worst = (100 * sum(some) / len(some) for some in (averages, worsts))
                 counts = (s.tasks, s.tasks_named, s.examples)
-                found.append(Score(label, self.setting, subset, 100 * s.average, worst, *counts, row=self.row))
+                shown = worst if len(self.content.seeds) > 1 else None
+                found.append(Score(label, self.setting, subset, average, shown, *counts, row=self.row))
         return found
 
     def tasks(self, subset: str = "test") -> dict[str, TaskResult]:
+        """Of the first run."""
         return {n: task for n, task in self.content.tasks.items() if subset == "test" or task.unseen_domain}
 
-    def scores(self, subset: str = "test", before: bool = False) -> SeedScores:
-        """By task and seed, in percent; `before` adaptation if asked so."""
+    def average(self, task: str, before: bool = False) -> float | None:
+        """A task's average in percent, over the runs; None where it was not scored."""
+        entries = [run.content.tasks.get(task) for run in self.runs]
+        scores = [e.before if before else e for e in entries if e]
+        found = [score.average for score in scores if score]
+        return 100 * sum(found) / len(found) if found else None
+
+    def confusion(self, task: str) -> dict[str, dict[str, int]]:
+        """Gold output -> predicted option -> how often, over all runs; empty where it is not known."""
+        found: dict[str, dict[str, int]] = {}
+        for run in self.runs:
+            entry = run.content.tasks.get(task)
+            for gold, row in ((entry.confusion if entry else None) or {}).items():
+                for option, count in row.items():
+                    cells = found.setdefault(gold, {})
+                    cells[option] = cells.get(option, 0) + count
+        return found
+
+    def scores(self, subset: str = "test", before: bool = False) -> RunScores:
+        """Of each run, by task and seed, in percent; `before` adaptation if asked so."""
+        return [run._scores(subset, before) for run in self.runs]
+
+    def _scores(self, subset: str, before: bool) -> SeedScores:
         entries: dict[str, TaskScores | None] = {n: t.before if before else t for n, t in self.tasks(subset).items()}
         scores = {n: {s: 100 * score for s, score in e.scores.items()} for n, e in entries.items() if e is not None}
-        if self.row.demonstrations == 0:
+        if self.row.demonstrations == 0 and self.row.learner == "in-context":
             return {name: {NO_SEED: next(iter(by_seed.values()))} for name, by_seed in scores.items()}
         return scores
 
@@ -208,6 +245,7 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
                 _read_file(given, found)
     for path in published:
         _read_table(path, found)
+    join_training_seeds(found)
     _refuse_doubles(found)
     if not (found.results or found.published or found.runs):
         reasons = "; ".join(_sentence(path, reason) for path, reason in found.not_read)
@@ -274,19 +312,33 @@ def _mentions_format(path: Path) -> bool:
         return True  # then reading it says why it cannot be read
 
 
-def _refuse_doubles(found: Inputs) -> None:
-    """Keeps the first of two results, or two lines of one table, that would be in the same cell."""
-    first: dict[tuple[str, str, str, str], Path] = {}
-    kept = []
+def _seedless(row: Row) -> Row:
+    return row if row.training is None else replace(row, training=replace(row.training, seed=0))
+
+
+def join_training_seeds(found: Inputs) -> None:
+    """Results of one row that was trained with several seeds become one; of two others with the same label, setting
+    and subset the first is kept."""
+    groups: list[list[Result]] = []
+    of_cell: dict[tuple[str, str, str], list[Result]] = {}
     for result in found.results:
-        keys = [(score.label, score.setting, score.subset, "") for score in result.summaries]
-        if double := next((key for key in keys if key in first), None):
-            reason = f"{double[0]} on {double[1]} like {first[double]}"
-            found.not_read.append((result.path, f"{reason}; name one of them with --label, or report them apart"))
+        cells = [(score.label, score.setting, score.subset) for score in result.summaries]
+        group = next((of_cell[cell] for cell in cells if cell in of_cell), None)
+        if group is None:
+            groups.append([result])
+            of_cell |= dict.fromkeys(cells, groups[-1])
             continue
-        first |= dict.fromkeys(keys, result.path)
-        kept.append(result)
-    found.results[:] = kept
+        training, seeds = result.row.training, [run.row.training.seed for run in group if run.row.training]
+        if training and training.seed not in seeds and _seedless(result.row) == _seedless(group[0].row):
+            group.append(result)
+            continue
+        reason = f"{result.label} on {result.setting} like {group[0].path}"
+        found.not_read.append((result.path, f"{reason}; name one of them with --label, or report them apart"))
+    found.results[:] = [replace(one, others=tuple(others)) for one, *others in groups]
+
+
+def _refuse_doubles(found: Inputs) -> None:
+    """Keeps the first of two lines of a published table that would be in the same cell."""
     scores: dict[tuple[str, str, str, str], Score] = {}
     for score in found.published:
         key = (score.label, score.setting, score.subset, score.source)

@@ -27,6 +27,32 @@ from .statistics import (
     seed_spread,
 )
 from .tables import Table
+from .verdict import Overview, against_baseline, collapsed, not_alike, verdict
+
+
+def verdict_section(view: Overview | None, found: Sequence[Comparison], inputs: Inputs) -> Section:
+    section = Section("verdict", "In short")
+    if view is None:
+        return section
+    section.blocks.append({"kind": "verdict", "text": verdict(view, found)})
+    low = min([row.low for row in view.rows] + ([view.guess] if view.guess is not None else []))
+    scale = plots.ticks(low, max(row.high for row in view.rows))
+    scope = f"{len(view.settings)} settings" if len(view.settings) > 1 else view.settings[0]
+    level = "" if view.guess is None else f" The dashed line is uniform guessing, {view.guess:.1f} %."
+    caption = (
+        f"Macro-F1 or accuracy in percent, mean over {view.tasks} tasks of {scope}, with {LEVEL:.0%} intervals.{level}"
+    )
+    section.blocks.append({"kind": "dots", "chart": plots.dots(view.rows, scale, view.guess), "caption": caption})
+    section.text(*against_baseline(found))
+    section.text(*not_alike(inputs.results))
+    if warnings := collapsed(inputs.results):
+        more = f"{len(warnings) - MOST_WARNINGS} more are under Labels."
+        items = warnings if len(warnings) <= MOST_WARNINGS else [*warnings[:MOST_WARNINGS], more]
+        section.blocks.append({"kind": "warnings", "items": items})
+    return section
+
+
+MOST_WARNINGS = 3
 
 
 def summary_section(inputs: Inputs) -> Section:
@@ -125,7 +151,11 @@ COMPARISON_TEXTS = (
     "exchanged: a permutation test that flips the signs of tasks, exact up to 14 tasks and over "
     f"{SIGN_PATTERNS:,} random flips above. p (Holm) is corrected for the number of comparisons in the table; below "
     "0.05 a difference is called significant.",
-    "Each method is one trained model here. How much another training run would differ is in none of these numbers.",
+    "Where a row was trained with several seeds, interval and p count the training runs, too: the bootstrap draws runs "
+    "anew, and p is that of a t-test whose variance is the one over tasks plus the one over runs. A row of one "
+    "training run says nothing about how much another run would differ.",
+    "equal: whether two trained rows saw equally many batches or made equally many updates. A method with adapted "
+    "copies makes fewer updates of the same batches; where rows of both kinds are there, both comparisons are made.",
 )
 
 
@@ -330,10 +360,10 @@ def provenance_section(inputs: Inputs) -> Section:
     for setting, part in section.parts(_settings([*inputs.results, *inputs.runs]), first_open=False):
         for number, result in enumerate(inputs.results):
             if result.setting == setting:
-                title = f"{result.label} on {setting}: {result.path}"
-                part.blocks.append(
-                    {"kind": "source", "id": f"result-{number}", "title": title, "lists": _lists(result)}
-                )
+                for place, file in enumerate(result.runs):
+                    title = f"{result.label} on {setting}: {file.path}"
+                    name = f"result-{number}-{place}" if place else f"result-{number}"
+                    part.blocks.append({"kind": "source", "id": name, "title": title, "lists": _lists(file)})
         for number, run in enumerate(inputs.runs):
             if run.setting == setting:
                 lists = [

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from ..results import Row
-from .reading import NO_SEED, Result, SeedScores
+from .reading import NO_SEED, Result, RunScores
 
 RESAMPLES = 4000  # of the bootstrap
 SIGN_PATTERNS = 1 << 14  # of the test: all of them up to 14 tasks, that many drawn at random above
@@ -33,8 +33,12 @@ class Comparison:
     high: float
     p: float
     below_in_every_seed: tuple[str, ...]
+    runs: tuple[int, int] = (1, 1)
+    """Training runs of the method and of the baseline."""
     with_raw: bool = False
     """Whether the baseline is a raw model."""
+    equal: str = ""
+    """Of two trained rows: whether both saw equally many batches, or made equally many updates."""
     unlike: str = ""
     """In what the two were scored differently, so that the difference is not that of the methods alone."""
     tested: bool = True
@@ -47,41 +51,84 @@ class Comparison:
         return dict(sorted(((t, d) for t, d in self.differences.items() if d < 0), key=lambda item: item[1]))
 
 
-def paired_differences(method: SeedScores, baseline: SeedScores) -> dict[str, np.ndarray]:
-    """Per common task the differences float64 [seeds], seed by seed; without demonstrations a score is every seed's."""
+@dataclass(frozen=True)
+class Paired:
+    """Scores of a task on the demonstration seeds that both sides have, in percent."""
+
+    method: np.ndarray  # float64 [training runs, seeds]
+    baseline: np.ndarray  # float64 [training runs, seeds]
+
+    @property
+    def by_seed(self) -> np.ndarray:
+        """Differences float64 [seeds], means over training runs."""
+        return np.round(self.method.mean(0) - self.baseline.mean(0), 9)  # equal scores are equal to their last bit
+
+
+def paired_scores(method: RunScores, baseline: RunScores) -> dict[str, Paired]:
+    """By the tasks that every run of both sides has; without demonstrations a score is every seed's."""
     paired = {}
-    for task in sorted(set(method) & set(baseline)):
-        one, other = method[task], baseline[task]
-        if NO_SEED in one or NO_SEED in other:
-            seeds = sorted((set(one) | set(other)) - {NO_SEED}) or [NO_SEED]
-        else:
-            seeds = sorted(set(one) & set(other))
-        if seeds:
-            values = [one.get(s, one.get(NO_SEED, 0.0)) - other.get(s, other.get(NO_SEED, 0.0)) for s in seeds]
-            paired[task] = np.round(values, 9)  # equal scores are equal, whatever their last bits say
+    everything = [*method, *baseline]
+    for task in sorted(set.intersection(*(set(run) for run in everything))):
+        drawn = [set(run[task]) for run in everything if NO_SEED not in run[task]]
+        if seeds := sorted(set.intersection(*drawn)) if drawn else [NO_SEED]:
+            one, other = (
+                np.array([[run[task].get(s, run[task].get(NO_SEED, 0.0)) for s in seeds] for run in side])
+                for side in (method, baseline)
+            )
+            paired[task] = Paired(one, other)
     return paired
 
 
 def bootstrap_interval(
-    differences: Sequence[np.ndarray], level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+    paired: Sequence[Paired], level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean over tasks of the mean over seeds; differences: per task float64 [seeds].
+    """Percentile interval of the mean difference over tasks.
 
-    Each resample draws tasks with replacement, then within each drawn task as many seeds as it has, with replacement
-    (a hierarchical bootstrap; Davison and Hinkley 1997, section 3.8).
+    Each resample draws tasks with replacement, then within each drawn task as many demonstration seeds as it has, with
+    replacement, and as many training runs of each side as it has (a hierarchical bootstrap; Davison and Hinkley 1997,
+    section 3.8). Deviations of runs from their mean are widened by sqrt(R / (R - 1)), since R runs are few.
     """
     generator = np.random.default_rng(seed)
-    counts = np.array([len(d) for d in differences])
-    padded = np.zeros((len(differences), counts.max()))
-    for row, values in zip(padded, differences, strict=True):
-        row[: len(values)] = values
+    counts = np.array([one.method.shape[1] for one in paired])
     tasks = generator.integers(len(counts), size=(resamples, len(counts)))
     drawn = counts[tasks][..., None]  # [resamples, tasks, 1]
-    seeds = (generator.random((*tasks.shape, padded.shape[1])) * drawn).astype(np.int64)
-    used = np.arange(padded.shape[1]) < drawn
-    means = (padded[tasks[..., None], seeds] * used).sum(2) / drawn[..., 0]
-    low, high = np.quantile(means.mean(1), [(1 - level) / 2, (1 + level) / 2])
+    seeds = (generator.random((*tasks.shape, counts.max())) * drawn).astype(np.int64)
+    used = np.arange(counts.max()) < drawn
+    total = np.zeros(resamples)
+    for sign, sides in ((1, [one.method for one in paired]), (-1, [one.baseline for one in paired])):
+        runs = min(len(side) for side in sides)
+        padded = np.zeros((runs, len(sides), counts.max()))
+        for number, side in enumerate(sides):
+            padded[:, number, : side.shape[1]] = side[:runs]
+        means = np.stack([((run[tasks[..., None], seeds] * used).sum(2) / drawn[..., 0]).mean(1) for run in padded])
+        if runs > 1:
+            means = means.mean(0) + (means - means.mean(0)) * np.sqrt(runs / (runs - 1))
+            weights = generator.multinomial(runs, [1 / runs] * runs, size=resamples).T / runs
+            total += sign * (weights * means).sum(0)
+        else:
+            total += sign * means[0]
+    low, high = np.quantile(total, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def over_runs_test(paired: Sequence[Paired]) -> float:
+    """Two-sided p-value that the mean difference is zero over tasks and training runs, both drawn anew.
+
+    A t-test with the variance of the mean over tasks plus that over the training runs of each side that was trained
+    several times, and degrees of freedom by Satterthwaite (1946). What varies from run to run and task to task is in
+    both, so it is conservative. A single task gives 1.
+    """
+    differences = np.array([one.by_seed.mean() for one in paired])
+    sides = [np.mean([getattr(one, side).mean(1) for one in paired], axis=0) for side in SIDES]  # by run, over tasks
+    samples = [sample for sample in (differences, *sides) if len(sample) > 1]
+    variances = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
+    if len(differences) < 2 or not any(variances):
+        return 1.0
+    freedom = sum(variances) ** 2 / sum(v**2 / (len(s) - 1) for v, s in zip(variances, samples, strict=True))
+    return float(2 * stats.t.sf(abs(differences.mean()) / np.sqrt(sum(variances)), freedom))
+
+
+SIDES = ("method", "baseline")
 
 
 def paired_test(differences: Sequence[float]) -> float:
@@ -119,21 +166,24 @@ class Pair(NamedTuple):
     method: str
     baseline: str
     setting: str
-    scores: SeedScores
-    baseline_scores: SeedScores
+    scores: RunScores
+    baseline_scores: RunScores
     with_raw: bool = False
     unlike: str = ""
     tested: bool = True
+    equal: str = ""
 
 
-def compare(method: str, baseline: str, setting: str, paired: Mapping[str, np.ndarray]) -> Comparison:
-    """paired: per task the differences float64 [seeds]."""
-    means = {task: round(float(values.mean()), 9) for task, values in paired.items()}
+def compare(method: str, baseline: str, setting: str, paired: Mapping[str, Paired]) -> Comparison:
+    """p is of the permutation test over tasks; where there are several training runs, of the t-test over both."""
+    means = {task: round(float(one.by_seed.mean()), 9) for task, one in paired.items()}
     low, high = bootstrap_interval(list(paired.values()))
-    everywhere = tuple(task for task, values in paired.items() if (values < 0).all())
+    everywhere = tuple(task for task, one in paired.items() if (one.by_seed < 0).all())
     average = float(np.mean(list(means.values())))
-    p = paired_test(list(means.values()))
-    return Comparison(method, baseline, setting, means, average, low, high, p, everywhere)
+    first = next(iter(paired.values()))
+    runs = (len(first.method), len(first.baseline))
+    p = paired_test(list(means.values())) if runs == (1, 1) else over_runs_test(list(paired.values()))
+    return Comparison(method, baseline, setting, means, average, low, high, p, everywhere, runs)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -146,9 +196,10 @@ def comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
     """Each pair that has a task and a seed in common."""
     found = []
     for pair in pairs:
-        if paired := paired_differences(pair.scores, pair.baseline_scores):
+        if paired := paired_scores(pair.scores, pair.baseline_scores):
             compared = compare(*pair[:3], paired)
-            found.append(replace(compared, with_raw=pair.with_raw, unlike=pair.unlike, tested=pair.tested))
+            about = {key: getattr(pair, key) for key in ("with_raw", "unlike", "tested", "equal")}
+            found.append(replace(compared, **about))
     return corrected(found)
 
 
@@ -158,17 +209,17 @@ def pooled_comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
     A task counts once, however many settings have it: its difference is the mean over their seeds. Unlike rows are left
     out, unless their comparison was asked for.
     """
-    pooled: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = {}  # names -> task -> setting -> by seed
+    pooled: dict[tuple[str, str], dict[str, dict[str, Paired]]] = {}  # names -> task -> setting -> by seed
     for pair in pairs:
         if not pair.tested:
             continue
-        for task, values in paired_differences(pair.scores, pair.baseline_scores).items():
+        for task, values in paired_scores(pair.scores, pair.baseline_scores).items():
             pooled.setdefault(pair[:2], {}).setdefault(task, {})[pair.setting] = values
     found = []
     for names, tasks in pooled.items():
         settings = {setting for by_setting in tasks.values() for setting in by_setting}
         if len(settings) > 1:
-            paired = {task: np.concatenate(list(by_setting.values())) for task, by_setting in tasks.items()}
+            paired = {task: joined(list(by_setting.values())) for task, by_setting in tasks.items()}
             found.append(compare(*names, f"{len(settings)} settings", paired))
     return corrected(found)
 
@@ -197,11 +248,41 @@ def against_baselines(results: Sequence[Result], subset: str, compare_unlike: bo
         if result.row.training is None:
             continue
         for method in (None, *filter(None, [result.row.baseline])):
-            if other := baseline_of(result, method, whole):
+            others = candidates(result, method, whole)
+            # Against another method at equal batches and at equal updates, where there are rows of both.
+            for key in ("batches", "updates") if method else ("",):
+                if not others:
+                    continue
+                alike = [(_same(key, result, one), _likeness(result.row, one.row)) for one in others]
+                other = others[alike.index(max(alike))]
+                others.remove(other)
+                differ, equal = unlike(result, other), equal_in(result, other)
                 sides = result.scores(subset), other.scores(subset)
-                differ = unlike(result, other)
                 tested = compare_unlike or not differ
-                yield Pair(result.label, other.label, result.setting, *sides, method is None, differ, tested)
+                yield Pair(result.label, other.label, result.setting, *sides, method is None, differ, tested, equal)
+                if key == "batches" and not any(_same("updates", result, one) for one in others):
+                    break
+
+
+def _same(key: str, result: Result, other: Result) -> bool:
+    one, another = result.row.training, other.row.training
+    return bool(key and one and another and getattr(one, key) == getattr(another, key))
+
+
+def equal_in(result: Result, other: Result) -> str:
+    """What two trained rows have in common: batches seen, updates made."""
+    if other.row.training is None:
+        return ""
+    return " and ".join(key for key in ("batches", "updates") if _same(key, result, other)) or "neither"
+
+
+def joined(several: Sequence[Paired]) -> Paired:
+    """A task in several settings: their seeds one behind the other, with as many training runs as each has."""
+    method, baseline = (
+        np.concatenate([getattr(one, side)[: min(len(getattr(o, side)) for o in several)] for one in several], axis=1)
+        for side in SIDES
+    )
+    return Paired(method, baseline)
 
 
 def unlike(result: Result, other: Result) -> str:
@@ -223,17 +304,15 @@ def unlike(result: Result, other: Result) -> str:
     return ", ".join(found)
 
 
-def baseline_of(result: Result, method: str | None, results: Sequence[Result]) -> Result | None:
-    """The result in the same setting and direction that `method` trained (None: the raw model) and that is most like
-    `result` in how it was scored."""
-    found = [
+def candidates(result: Result, method: str | None, results: Sequence[Result]) -> list[Result]:
+    """The results in the same setting and direction that `method` trained (None: of a raw model)."""
+    return [
         other
         for other in results
         if (other.setting, other.row.direction, other.row.method) == (result.setting, result.row.direction, method)
         and other.row.learner == "in-context"
         and (other.row.demonstrations > 0 or result.row.demonstrations == 0)
     ]
-    return max(found, key=lambda other: _likeness(result.row, other.row), default=None)
 
 
 def _likeness(row: Row, other: Row) -> int:
@@ -250,28 +329,43 @@ def after_and_before(results: Sequence[Result]) -> Iterator[Pair]:
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """How much a method's scores depend on which demonstrations are drawn, and in which order they stand."""
+    """How much a method's scores depend on which demonstrations are drawn, in which order, and on the training run."""
 
     method: str
     setting: str
-    by_seed: Mapping[str, float]  # mean over tasks
+    by_seed: Mapping[str, float]  # mean over tasks and training runs
     deviation: float  # standard deviation of `by_seed`
     within_tasks: float  # mean over tasks of the standard deviation over seeds
     choice: float | None = None  # of within_tasks, what comes from which examples are shown
     order: float | None = None  # and from their order; None where each seed was scored in one order
+    runs: int = 1
+    by_run: float | None = None  # standard deviation over training runs of the mean over tasks and seeds
 
 
 def seed_spread(result: Result, subset: str) -> SeedSpread | None:
-    """None where there are fewer than two seeds."""
+    """None where there are fewer than two demonstration seeds."""
     scores = result.scores(subset)
-    seeds = sorted({seed for by_seed in scores.values() for seed in by_seed}, key=lambda s: (len(s), s))
-    if len(seeds) < 2 or any(set(by_seed) != set(seeds) for by_seed in scores.values()):
+    seeds = sorted({seed for by_seed in scores[0].values() for seed in by_seed}, key=lambda s: (len(s), s))
+    tasks = scores[0].keys()
+    if len(seeds) < 2 or any(run.keys() != tasks or set(run[t]) != set(seeds) for run in scores for t in tasks):
         return None
-    table = np.array([[by_seed[seed] for seed in seeds] for by_seed in scores.values()])
+    every = np.array([[[run[task][seed] for seed in seeds] for task in tasks] for run in scores])
+    table = every.mean(0)
     means = dict(zip(seeds, map(float, table.mean(0)), strict=True))
     within = float(table.std(1, ddof=1).mean())
-    parts = choice_and_order(result, subset)
-    return SeedSpread(result.label, result.setting, means, float(table.mean(0).std(ddof=1)), within, *parts)
+    by_run = float(every.mean((1, 2)).std(ddof=1)) if len(every) > 1 else None
+    choice, order = choice_and_order(result, subset)
+    return SeedSpread(
+        method=result.label,
+        setting=result.setting,
+        by_seed=means,
+        deviation=float(table.mean(0).std(ddof=1)),
+        within_tasks=within,
+        choice=choice,
+        order=order,
+        runs=len(every),
+        by_run=by_run,
+    )
 
 
 def choice_and_order(result: Result, subset: str) -> tuple[float, float] | tuple[None, None]:

@@ -248,12 +248,12 @@ def summary_tables(scores: Sequence[Score]) -> list[Table]:
 
 
 def comparison_table(name: str, title: str, note: str, comparisons: Sequence[Comparison]) -> Table:
-    figures = ("difference", "low", "high", "p", "p (Holm)", "tasks below", "unlike in")
+    figures = ("difference", "low", "high", "p", "p (Holm)", "tasks below", "training runs", "equal", "unlike in")
     rows = [
         (
             *(c.method, c.baseline, c.setting, len(c.differences), c.difference),
             *((c.low, c.high, c.p, c.p_holm) if c.tested else (None,) * 4),
-            *(len(c.below), c.unlike),
+            *(len(c.below), f"{c.runs[0]} and {c.runs[1]}" if max(c.runs) > 1 else "", c.equal, c.unlike),
         )
         for c in comparisons
     ]
@@ -300,8 +300,7 @@ def task_table(setting: str, results: Sequence[Result]) -> Table:
     marked = unseen if unseen != set(names) else set()
     rows: list[Sequence[Cell]] = []
     for name in sorted(names):
-        entries = [result.tasks().get(name) for result in here]
-        scores = [100 * entry.average if entry else None for entry in entries]
+        scores = [result.average(name) for result in here]
         rows.append((name, *scores, "yes" if name in marked else ""))
     columns = ("task", *(result.label for result in here), "unseen domain")
     note = "Average over demonstration seeds, in percent."
@@ -311,12 +310,12 @@ def task_table(setting: str, results: Sequence[Result]) -> Table:
 
 def seeds_table(subset: str, spreads: Sequence[SeedSpread]) -> Table:
     seeds = list(dict.fromkeys(seed for spread in spreads for seed in spread.by_seed))
-    figures = ("deviation", "within tasks", "by choice", "by order")
+    figures = ("deviation", "within tasks", "by choice", "by order", "training runs", "over training runs")
     columns = ("method", "setting", *(f"seed {seed}" for seed in seeds), *figures)
     rows = [
         (
             *(s.method, s.setting, *(s.by_seed.get(seed) for seed in seeds)),
-            *(s.deviation, s.within_tasks, s.choice, s.order),
+            *(s.deviation, s.within_tasks, s.choice, s.order, s.runs if s.runs > 1 else None, s.by_run),
         )
         for s in spreads
     ]
@@ -324,7 +323,7 @@ def seeds_table(subset: str, spreads: Sequence[SeedSpread]) -> Table:
     note = (
         "Mean over tasks by demonstration seed. A seed decides which examples are demonstrations and in which order "
         "they stand. deviation: standard deviation of these means; within tasks: mean over tasks of the standard "
-        "deviation over seeds; "
+        "deviation over seeds; over training runs: standard deviation of the mean over tasks and demonstration seeds; "
         + (
             "by choice, by order: standard deviation of a task's score that comes from which examples are shown, and "
             "from their order (roots of variances that are means over tasks)."
@@ -390,9 +389,7 @@ def adaptation_tasks_table(comparisons: Sequence[Comparison], results: Sequence[
     for c in comparisons:
         result = by_name[c.method, c.setting]
         for task, change in c.differences.items():
-            entry = result.tasks()[task]
-            before = 100 * entry.before.average if entry.before else None
-            rows.append((task, c.method, c.setting, before, 100 * entry.average, change))
+            rows.append((task, c.method, c.setting, result.average(task, before=True), result.average(task), change))
     columns = ("task", "method", "setting", "before", "after", "difference")
     note = "Average over seeds, in percent."
     return Table("adaptation-tasks", "Adaptation by task", note, columns, rows, long=True)
