@@ -1,10 +1,12 @@
-"""Training data: prompts without padding against the reference procedure, in one run, on the same prompts and model.
+"""Training data: prompts in groups against the reference procedure, in one run, on the same prompts and model.
 
 The reference procedure, written anew after its description: the whole corpus becomes rows padded to 1,024 tokens
 before the first step; a step is one row with logits over the whole vocabulary at every position.
 
-    python benchmarks/training.py            # prompts per second and peak memory, as ratios
-    python benchmarks/training.py --start-only  # time to the first step, 800,000 examples in 61 tasks
+    python benchmarks/training.py                 # prompts per second and peak memory, as ratios
+    python benchmarks/training.py --start-only    # time to the first step, 800,000 examples in 61 tasks
+    python benchmarks/training.py --groups-only   # prompts of a batch one by one and in groups
+    python benchmarks/training.py --drawing-only --prompts 400  # what kept token ids save
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ from typing import Any
 
 import torch
 import tyro
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from common import PADDED, emit, in_child, make_model, open_collection, open_tokenizer, seconds, table
 from maml_en_llm import PromptFormat, TrainConfig
 from maml_en_llm.bilevel.curvature import value_and_gradient
 from maml_en_llm.methods.metaicl import MetaICL
-from maml_en_llm.models import PromptLoss, save_model, trainable_parameters
+from maml_en_llm.models import PromptLoss, keep_freed_memory, save_model, trainable_parameters
 from maml_en_llm.prompts.batches import Batch, MixtureSampler
+from maml_en_llm.prompts.layout import EncodedPrompt
 from maml_en_llm.prompts.token_cache import TokenCache
 
 
@@ -135,35 +139,57 @@ def compare_speed(prompts: int, reference_prompts: int) -> None:
         )
 
 
-def compare_packing(repeats: int) -> None:
-    """Four prompts in a batch: one by one (what we do), packed in one row, and padded to the longest."""
-    model, sampler = make_model(), make_sampler()
-    loss, parameters = PromptLoss(model), {name: p.detach() for name, p in trainable_parameters(model).items()}
-    batches = [sampler.batch(number) for number in range(4)]
-    token_ids = torch.cat([b.token_ids[0] for b in batches])[None]
-    positions = torch.cat([torch.arange(b.token_ids.shape[1]) for b in batches])[None]
-    keep = torch.cat([b.answer_mask[0] for b in batches]).nonzero()[:, 0] - 1
-    together = make_sampler(prompts_per_batch=4).batch(0)
+def compare_groups(repeats: int) -> None:
+    """Processor time of a gradient by what a forward pass may hold, for batches of several shapes, all in turn."""
+    keep_freed_memory()
+    generator, budgets = torch.Generator().manual_seed(0), (1, None, 1024)
 
-    def packed(parameters, batch):
-        # Position ids that start anew tell transformers where attention must not cross.
-        logits = model(input_ids=token_ids, position_ids=positions, use_cache=False, logits_to_keep=keep).logits[0]
-        return torch.nn.functional.cross_entropy(logits, token_ids[0, keep + 1])
+    def between(low: int, high: int, count: int) -> list[int]:
+        return torch.randint(low, high + 1, (count,), generator=generator).tolist()
 
-    def padded(parameters, batch):
-        columns = batch.answer_mask[:, 1:].any(dim=0).nonzero()[:, 0]
-        logits = model(input_ids=batch.token_ids, use_cache=False, logits_to_keep=columns).logits
-        labels = batch.token_ids[:, 1:][:, columns].masked_fill(~batch.answer_mask[:, 1:][:, columns], -100)
-        return torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels)
+    shapes = {
+        "32 prompts of 60 tokens": [60] * 32,
+        "32 of 40 to 80": between(40, 80, 32),
+        "4 of 200": [200] * 4,
+        "16 of 100 to 300": between(100, 300, 16),
+        "16 of 20 to 400": between(20, 400, 16),
+        "8 of 500": [500] * 8,
+    }
+    config = GPT2Config(vocab_size=2000, n_embd=192, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel(config).eval()
+    parameters = {name: p.detach() for name, p in trainable_parameters(model).items()}
+    losses = {budget: PromptLoss(model, tokens_per_forward=budget) for budget in budgets}
+    lines = []
+    for name, lengths in shapes.items():
+        ids = [torch.randint(2000, (n,), generator=generator).tolist() for n in lengths]
+        batch = Batch.from_prompts([EncodedPrompt(i, [False] * (len(i) - 2) + [True] * 2) for i in ids])
+        times: dict[int | None, list[float]] = {budget: [] for budget in budgets}
+        for budget in [*budgets] * (repeats + 1):
+            before = time.process_time()
+            value_and_gradient(losses[budget], parameters, batch)
+            times[budget].append(time.process_time() - before)
+        median = {budget: statistics.median(found[1:]) for budget, found in times.items()}
+        ratios = [f"{median[budget] / median[None]:.2f}" for budget in budgets]
+        lines.append([name, *ratios, f"{median[None]:.2f}"])
+    print(table(["time / that of 512 tokens", "one by one", "512", "1,024", "seconds"], lines))
 
-    def measure(function) -> float:
-        function.substituted = loss.substituted
-        run = partial(value_and_gradient, function, parameters, together)
-        return statistics.median(seconds(run) for _ in range(repeats))
 
-    run = partial(value_and_gradient, loss, parameters, together)
-    one_by_one = statistics.median(seconds(run) for _ in range(repeats))
-    emit(one_by_one=1.0, packed=measure(packed) / one_by_one, padded=measure(padded) / one_by_one)
+def compare_drawing(prompts: int) -> None:
+    """Processor time of drawing prompts without kept token ids, with all of them kept, and of making them."""
+    with tempfile.TemporaryDirectory() as folder:
+        anew, kept = make_sampler(), make_sampler(Path(folder))
+        before = time.process_time()
+        for examples in kept.tasks.values():
+            kept.token_cache.open(examples)
+        making = time.process_time() - before
+        count = sum(len(task) for task in kept.tasks.values())
+        print(f"{len(kept.tasks)} tasks, {count:,} examples: {making:.0f} s to make all token ids")
+        for name, sampler in (("anew", anew), ("kept", kept)):
+            sampler.batch(0)
+            before = time.process_time()
+            for number in range(prompts):
+                sampler.batch(number)
+            print(f"{name}: {1e3 * (time.process_time() - before) / prompts:.2f} ms a prompt")
 
 
 def start(examples: int, tasks: int) -> None:
@@ -205,6 +231,8 @@ def main(
     reference_prompts: int = 5,
     repeats: int = 3,
     start_only: tyro.conf.FlagCreatePairsOff[bool] = False,
+    groups_only: tyro.conf.FlagCreatePairsOff[bool] = False,
+    drawing_only: tyro.conf.FlagCreatePairsOff[bool] = False,
     examples: int = 800_000,
     tasks: int = 61,
     side: str | None = None,
@@ -214,28 +242,31 @@ def main(
     Args:
         prompts: Prompts of the natural length mix that we train on.
         reference_prompts: Prompts that the reference procedure trains on; all its rows cost the same.
-        repeats: Measurements of packing, of which the median counts.
+        repeats: Measurements of groups, of which the median counts.
         start_only: Measure the time to the first step instead, on a made-up collection.
+        groups_only: Measure what prompts of a batch take in groups instead.
+        drawing_only: Measure what kept token ids save instead.
         examples: Size of that collection.
         tasks: Its tasks.
-        side: Measure only speed, reference, ours or packing in this process and print JSON lines; the table uses it.
+        side: Measure only speed, reference or ours in this process and print JSON lines; the table uses it.
     """
     if start_only:
         start(examples, tasks)
+    elif groups_only:
+        compare_groups(repeats)
+    elif drawing_only:
+        compare_drawing(prompts)
     elif side == "speed":
         compare_speed(prompts, reference_prompts)
     elif side in ("reference", "ours"):
         trained = (Reference if side == "reference" else Ours)(make_sampler())
         for number in range(5):  # the longest prompt there can be is among them
             trained.step(number)
-    elif side == "packing":
-        compare_packing(repeats)
     else:
-        words = ["--prompts", str(prompts), "--reference-prompts", str(reference_prompts), "--repeats", str(repeats)]
+        words = ["--prompts", str(prompts), "--reference-prompts", str(reference_prompts)]
         (speed,), _ = in_child(sys.argv[0], "--side", "speed", *words)
         _, their_memory = in_child(sys.argv[0], "--side", "reference")
         _, our_memory = in_child(sys.argv[0], "--side", "ours")
-        (packing,), _ = in_child(sys.argv[0], "--side", "packing", *words)
         lines = [
             ["prompts per second, ours / reference", f"{speed['reference'] / speed['ours']:.2f}"],
             ["tokens a prompt, of 1,024", f"{speed['tokens']:.0f}"],
@@ -246,8 +277,6 @@ def main(
             ],
             ["drawing a prompt, share of our step, cached", f"{speed['draw'] / speed['ours']:.2%}"],
             ["drawing a prompt, share of our step, tokenized anew", f"{speed['draw_anew'] / speed['ours']:.2%}"],
-            ["four prompts packed in one row, time / one by one", f"{packing['packed']:.2f}"],
-            ["four prompts padded to the longest, time / one by one", f"{packing['padded']:.2f}"],
         ]
         print(table(["", ""], lines))
         print(f"\npeak memory {our_memory:.0f} / {their_memory:.0f} MiB, the reference's corpus of", end=" ")

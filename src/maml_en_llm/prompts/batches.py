@@ -27,7 +27,7 @@ from .token_cache import TokenCache, TokenizedExamples
 class Batch:
     """Prompts of one batch, padded on the right to the longest so that they fit in two tensors.
 
-    Nothing is computed for what follows a prompt's last answer token, so padding costs no time.
+    The loss computes them in groups of like lengths, and nothing of what follows a prompt's last answer token.
     """
 
     token_ids: Int[Tensor, "prompts tokens"]
