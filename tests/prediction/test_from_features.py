@@ -58,6 +58,9 @@ def test_each_seed_draws_other_labels(features: Features) -> None:
     )
 
 
-def test_too_few_labels_is_an_error() -> None:
-    with pytest.raises(ValueError, match="lower --demonstrations or add examples"):
-        FromFeatures(TfidfNearest(), 4).scores(LabelledTask("t", BANK[:3]), QUERIES, seed=1)
+def test_all_labels_are_used_where_there_are_fewer(features: Features) -> None:
+    task, predictor = LabelledTask("t", BANK[:7]), FromFeatures(Nearest(), 300, features)
+    assert predictor.labels_used(task) == 7
+    np.testing.assert_allclose(
+        predictor.scores(task, QUERIES, 1), FromFeatures(Nearest(), 7, features).scores(task, QUERIES, 1)
+    )

@@ -92,7 +92,7 @@ class Evaluation:
             raise ValueError(f"no target task of {config.setting} can be scored: {self.setting.presence()}")
         for task in self.tasks:  # what is not there must not be found halfway
             task.split("train" if config.split == "validation" else config.split)
-            if several:
+            if several and config.learner == "in-context":
                 check_bank(self.labelled(task).bank, self.style.demonstrations, task.name)
         if self.style.instructed and (without := [task.name for task in self.tasks if not task.instruction]):
             console.print(f"scored without an instruction, because the manifest has none: {', '.join(without)}")

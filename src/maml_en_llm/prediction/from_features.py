@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..prompts.demonstrations import Random, Select, check_bank
+from ..prompts.demonstrations import Random, Select
 from ..tasks.collection import Example
 from ..tasks.seeds import random_generator
 from .features import Features
@@ -19,8 +19,8 @@ from .predictor import LabelledTask
 class FromFeatures:
     """A head on the inputs of examples.
 
-    demonstrations: how many labelled examples it learns from; with the same `select` they are those that InContext
-    shows. features: makes the vectors, for heads that read vectors.
+    demonstrations: how many labelled examples it learns from, all when there are fewer; with the same `select` they are
+    those that InContext shows. features: makes the vectors, for heads that read vectors.
 
     Classes are outputs: an option that no labelled example has as its output is predicted last.
     """
@@ -34,7 +34,6 @@ class FromFeatures:
         return self.select.labels_used(task.bank, self.demonstrations)
 
     def scores(self, task: LabelledTask, examples: Sequence[Example], seed: int, order: int = 0) -> list[list[float]]:
-        check_bank(task.bank, self.demonstrations, task.name)
         generator = random_generator("demonstrations", task.name, seed)
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, chosen in enumerate(self.select(task.bank, examples, self.demonstrations, generator)):
