@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from ..bilevel import clip_by_global_norm_, meta_gradient, relative_error, update_all_
 from ..bilevel.curvature import Curvature
-from ..bilevel.meta_gradient import Order, Trajectory, Workspace
+from ..bilevel.exploration import Order, Trajectory, Workspace
+from ..bilevel.steps import Step
 from ..config import Optimizer
 from ..models.trainable import TrainableModel
 from ..prompts.batches import Batch, MixtureSampler, SameTaskSampler, Sampler
@@ -103,7 +104,7 @@ class MAMLLearner(GradientLearner):
 
     def __init__(self, method: MAMLenLLM, model: TrainableModel, sampler: Sampler) -> None:
         super().__init__(method, model, sampler)
-        self.inner = method.step(method.inner_optimizer, method.inner_lr)
+        self.inner: Step = method.step(method.inner_optimizer, method.inner_lr)
         self.workspace: Workspace = {}
 
     def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
