@@ -10,7 +10,7 @@ import pytest
 from maml_en_llm.config import AdaptConfig, load_yaml
 from maml_en_llm.evaluation.adaptation import adapted_label
 from maml_en_llm.evaluation.protocol import style_of
-from maml_en_llm.experiments.rows import TABLE_NAMES, TABLES, Overrides, Row, read_overrides, read_table, rows_of
+from maml_en_llm.experiments.rows import TABLE_NAMES, TABLES, Overrides, RowRun, read_overrides, read_table, rows_of
 from maml_en_llm.methods import method_from_keys, method_of_model
 from maml_en_llm.methods.maml_en_llm import MAMLenLLM
 from maml_en_llm.methods.method import Method
@@ -74,14 +74,14 @@ MAIN = ("No ICL", "Raw LM", "MetaICL", "MAML-2-1", "MAML-2-4")
 MAIN += tuple(f"Channel {label}" for label in MAIN)
 
 
-def rows(name: str) -> list[Row]:
+def rows(name: str) -> list[RowRun]:
     """The rows of a table in its first setting."""
     table = read_table(name)
     places = {"collection": Path("collection"), "output": Path("out")}
     return rows_of(table, Overrides(), settings=table.settings[:1], model=table.model, **places)
 
 
-def label_of(row: Row) -> str:
+def label_of(row: RowRun) -> str:
     """The label that the row's results will have."""
     method = row.train or method_of_model(None)
     label = method.label(style_of(row.score, method))

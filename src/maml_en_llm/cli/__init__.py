@@ -106,11 +106,11 @@ def reproduce(
         device: auto takes a GPU if there is one.
         plan: Show what will run and what it takes, and stop.
     """
-    from ..experiments.run import Set
+    from ..experiments.run import Reproduction
 
     chosen = [name for word in rows for name in word.split(",")]
     flags: dict[str, Any] = {"setting": setting, "model": model, "rows": chosen, "config": config, "batches": batches}
-    runs = Set(table, collection=collection, output=output, max_examples=max_examples, device=device, **flags)
+    runs = Reproduction(table, collection=collection, output=output, max_examples=max_examples, device=device, **flags)
     if plan:
         from ..experiments.plan import plan as show
 

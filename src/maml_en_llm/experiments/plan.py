@@ -16,13 +16,13 @@ from ..progress import duration, track
 from ..prompts.layout import EncodedTarget
 from ..training.plan import Plan, size_of
 from ..training.plan import plan as plan_training
-from .rows import Row
-from .run import Set
+from .rows import RowRun
+from .run import Reproduction
 
 SAMPLED_EXAMPLES = 16
 
 
-def plan(runs: Set) -> str:
+def plan(runs: Reproduction) -> str:
     """The rows with their state and what is left of them to do, and the sums; estimates are for this machine.
 
     Reads the collection and the model's shape and tokenizer; without them there are no estimates. Writes nothing.
@@ -55,7 +55,7 @@ def plan(runs: Set) -> str:
     return "\n".join([*padded, last])
 
 
-def scoring(runs: Set, row: Row) -> str:
+def scoring(runs: Reproduction, row: RowRun) -> str:
     """What is scored, in words."""
     seeds = 1 if row.score.demonstrations == 0 else len(row.score.seeds)
     if runs.opened is None:
@@ -64,7 +64,7 @@ def scoring(runs: Set, row: Row) -> str:
     return f"{sum(task.kind != 'free_form' for task in tasks)} tasks x {seeds} seeds"
 
 
-def _estimator(runs: Set) -> tuple[Any, str]:
+def _estimator(runs: Reproduction) -> tuple[Any, str]:
     """A function from a row to the seconds, bytes of memory and bytes of disk that it will take; else None and why."""
     if runs.opened is None:
         return None, f"{runs.rows[0].score.collection} is not a collection; give --collection"
@@ -78,7 +78,7 @@ def _estimator(runs: Set) -> tuple[Any, str]:
     counted: set[Path] = set()  # runs that an earlier row trains
     lengths: dict[tuple[Any, ...], float] = {}
 
-    def estimate(row: Row) -> tuple[float, float, float]:
+    def estimate(row: RowRun) -> tuple[float, float, float]:
         seconds = per_token * _tokens(runs, row, model.tokenizer, lengths)
         if row.train is None or row.train.output in counted or runs.is_trained(row):
             return seconds, 0.0, 0.0
@@ -102,7 +102,7 @@ def seconds_per_token(model: LoadedModel) -> float:
     return (time.perf_counter() - started) / (len(ids) + sum(map(packed_length, targets)))
 
 
-def _tokens(runs: Set, row: Row, tokenizer: Any, lengths: dict[tuple[Any, ...], float]) -> float:
+def _tokens(runs: Reproduction, row: RowRun, tokenizer: Any, lengths: dict[tuple[Any, ...], float]) -> float:
     """Tokens that scoring a row computes: demonstrations once per task and seed, then what follows them."""
     assert runs.opened is not None
     score = row.score

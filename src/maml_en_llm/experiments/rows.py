@@ -40,7 +40,7 @@ Sections = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Row:
+class RowRun:
     """One cell of a table: how its model is trained (None: it is not) and how it is scored."""
 
     name: str
@@ -66,7 +66,7 @@ class Overrides:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableFile:
     """A table file, its values typed."""
 
     name: str
@@ -78,7 +78,7 @@ class Table:
     rows: Mapping[str, dict[str, Any]]
 
 
-def read_table(name: str, folder: Path = TABLES) -> Table:
+def read_table(name: str, folder: Path = TABLES) -> TableFile:
     """The table of that name; ValueError naming file, row and key when it is not one."""
     path = folder / f"{name}.yaml"
     record = load_yaml(path)
@@ -91,7 +91,7 @@ def read_table(name: str, folder: Path = TABLES) -> Table:
     if not rows or not record.get("settings") or not record.get("model"):
         raise ValueError(f"{path}: a table needs settings, a model and rows")
     runs = record.get("runs", name)
-    return Table(name, path, tuple(record["settings"]), record["model"], runs, _sections(record, str(path)), rows)
+    return TableFile(name, path, tuple(record["settings"]), record["model"], runs, _sections(record, str(path)), rows)
 
 
 def read_overrides(path: Path) -> Overrides:
@@ -134,7 +134,7 @@ def read_overrides(path: Path) -> Overrides:
 
 
 def rows_of(
-    table: Table,
+    table: TableFile,
     overrides: Overrides,
     *,
     settings: Sequence[str],
@@ -142,7 +142,7 @@ def rows_of(
     collection: Path,
     output: Path,
     device: str = "auto",
-) -> list[Row]:
+) -> list[RowRun]:
     """Every row of the table in every setting; ValueError for a value that is wrong or that no row reads."""
     trainers = table if table.runs == table.name else read_table(table.runs, table.path.parent)
     model = f"openai-community/{model}" if model in HUB and not Path(model).is_dir() else model
@@ -174,7 +174,7 @@ def rows_of(
                     values |= part.get(reader, {})
                     read |= part.get(reader, {}).keys()
             score = _make(SCORING[section], values, f"{table.path.name}: row {name}")
-            found.append(Row(name, setting, train, score))
+            found.append(RowRun(name, setting, train, score))
     unread = [k for section in overrides.sections.values() for k in section if k not in read]
     if unread and found:
         raise ValueError(f"{overrides.where}: {unread[0]} is read by no row of {table.name}; leave it out")

@@ -24,13 +24,13 @@ from ..tasks.collection import Collection, load_collection
 from ..training.checkpoint import read_training_config
 from ..training.loop import train, training_data_hash
 from ..training.record import config_hash, trained_identity
-from .rows import Overrides, Row, read_overrides, read_table, rows_of
+from .rows import Overrides, RowRun, read_overrides, read_table, rows_of
 
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # of input, disk and device; anything else is a defect
 REPORT_TRIES = 120
 
 
-class Set:
+class Reproduction:
     """The rows of a table, and what of them is there."""
 
     def __init__(
@@ -86,14 +86,14 @@ class Set:
         data = training_data_hash(config, self.collection())
         return {"config_hash": config_hash(config), "manifest_hash": data}
 
-    def scoring_hashes(self, row: Row) -> dict[str, str]:
+    def scoring_hashes(self, row: RowRun) -> dict[str, str]:
         """What the row's results will say; known before its model is there."""
         trained = self.training_hashes(row.train) if row.train is not None else None
         identity = trained_identity(trained["config_hash"], trained["manifest_hash"]) if trained else None
         data = target_data_hash(row.score, self.collection())
         return {"config_hash": config_hash(row.score, identity), "manifest_hash": data}
 
-    def is_trained(self, row: Row) -> bool:
+    def is_trained(self, row: RowRun) -> bool:
         """Whether the row's model is there, made from these inputs."""
         config = row.train
         if config is None:
@@ -101,11 +101,11 @@ class Set:
         folder = config.output / "model"
         return _was_made(lambda: made.run if (made := read_provenance(folder)) else None, self.training_hashes, config)
 
-    def is_scored(self, row: Row) -> bool:
+    def is_scored(self, row: RowRun) -> bool:
         """Whether the row's results are there, made from these inputs; its model need not be there any more."""
         return _was_made(lambda: read_results(row.score.output).run, self.scoring_hashes, row)
 
-    def status(self, row: Row) -> str:
+    def status(self, row: RowRun) -> str:
         if self.opened is not None and self.is_scored(row):
             return "finished"
         begun = row.score.output.with_suffix(".unfinished.jsonl").is_file()
@@ -147,7 +147,7 @@ class Set:
             )
         return path or self.folder
 
-    def _do(self, row: Row) -> bool:
+    def _do(self, row: RowRun) -> bool:
         """Trains and scores the row where that is not done; False when another process is at it."""
         if self.is_scored(row):
             return True
@@ -158,7 +158,7 @@ class Set:
                 return True
             console.rule(f"{self.table.name}: {row}")
             if row.train is not None and not self.is_trained(row):
-                with lock(_beside(row.train.output, ".lock")) as ours:
+                with lock(_sibling(row.train.output, ".lock")) as ours:
                     if not ours:
                         return False
                     if not self.is_trained(row):
@@ -181,13 +181,13 @@ class Set:
             made = folder / "config.yaml"
             same = made.is_file() and self.training_hashes(read_training_config(made)) == hashes
         if (folder / "model").is_dir() or not same:
-            kept = _beside(folder, time.strftime(".replaced-%Y%m%d-%H%M%S"))
+            kept = _sibling(folder, time.strftime(".replaced-%Y%m%d-%H%M%S"))
             folder.rename(kept)
             console.print(f"the inputs of {folder} have changed; the earlier run is kept as {kept.name}", markup=False)
 
-    def _owner(self, row: Row) -> str:
+    def _owner(self, row: RowRun) -> str:
         path = row.score.output.with_suffix(".lock")
-        return owner(path if path.exists() or row.train is None else _beside(row.train.output, ".lock"))
+        return owner(path if path.exists() or row.train is None else _sibling(row.train.output, ".lock"))
 
     def report(self) -> Path | None:
         """The report of the finished rows."""
@@ -219,13 +219,13 @@ def _was_made(record: Callable[[], RunRecord | None], hashes: Callable[[Any], di
         return False
 
 
-def _beside(folder: Path, ending: str) -> Path:
+def _sibling(folder: Path, ending: str) -> Path:
     return folder.with_name(folder.name + ending)
 
 
 def reproduce(table: str, **changes: Any) -> Path:
     """Runs the rows of `table` that are not finished and returns the path of its report.
 
-    changes: the parameters of `Set`.  Raises ValueError for bad input, and at the end when rows failed.
+    changes: the parameters of `Reproduction`.  Raises ValueError for bad input, and at the end when rows failed.
     """
-    return Set(table, **changes).run()
+    return Reproduction(table, **changes).run()
