@@ -19,6 +19,7 @@ NAMES = "Ana Ben Carla Deniz Emre Fatma Georg Hana Ivo José Karin Liam Noël Ol
 THINGS = "kettle lamp chair backpack printer headset blender jacket router tent watch keyboard mirror bicycle".split()
 PLACES = "Berlin Lyon Porto Graz Malmö Gent Split Turin Bern Cork Ghent Oslo".split()
 ENDS = [" No. {number}.", " Regards, {name}", " Ref. {number}, {place}", " ({when}, {place})", " Phone {number}."]
+NOT = ["not that {other}, but {phrase}", "{phrase}; I do not say that {other}", "no longer {other}, now {phrase}"]
 WHEN = ["yesterday", "last week", "on Monday", "this morning", "two days ago", "in May", "at noon", "on the weekend"]
 
 
@@ -258,8 +259,12 @@ def rows_of(sheet: Sheet, generator: random.Random) -> list[tuple[str, str]]:
 
     rows = []
     for _ in range(sheet.rows):
-        label = generator.choice(list(sheet.phrases))
+        label, other = generator.sample(list(sheet.phrases), 2)
         phrase = generator.choice(sheet.phrases[label])
+        if generator.random() < 0.15:
+            phrase = generator.choice(NOT).format(phrase=phrase, other=generator.choice(sheet.phrases[other]))
+        if generator.random() < 0.03:
+            label = other  # somebody was tired
         rows.append((text(phrase), generator.choice(EMPTY) if generator.random() < 0.05 else spelled(label)))
     for label, count in sheet.rare.items():
         rows += [(text("no mail comes from the system"), label) for _ in range(count)]
