@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -73,7 +74,8 @@ def baselines(
     return found
 
 
-def _regression(known: np.ndarray, shown: Sequence[Example], asked: np.ndarray, c: float) -> list[str]:
+def _regression(known: Any, shown: Sequence[Example], asked: Any, c: float) -> list[str]:
+    """Labels of the rows of `asked` by a regression fitted to the rows of `known`; both may be sparse."""
     labels = [example.output for example in shown]
     if len(set(labels)) == 1:
         return labels[:1] * asked.shape[0]

@@ -19,7 +19,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from maml_en_llm.methods.language_model import LanguageModel
 from maml_en_llm.models import load_model, load_tokenizer, save_model, word_tokenizer
+from maml_en_llm.prediction.scoring import Scorer
 from maml_en_llm.progress import console
+from maml_en_llm.prompts.layout import PromptFormat
 from maml_en_llm.starter import starter_model
 from maml_en_llm.tasks.seeds import random_generator
 from maml_en_llm.tasks.writing import write_manifest, write_setting, write_task
@@ -86,7 +88,22 @@ def make_language_model(output: Path, stages: Iterable[Stage] = STAGES) -> Path:
             ),
             resume=True,
         )
+        for other in STAGES:
+            console.print(f"{stage.name}: {100 * accuracy(model, other):.0f} % of held-out episodes of {other.name}")
     return model
+
+
+def accuracy(model: Path, stage: Stage, episodes: int = 200) -> float:
+    """Share of episodes that no stage has, of the stage's sort, whose last example is answered right; 1/2 is chance."""
+    network, tokenizer, form = load_model(model), load_tokenizer(model), PromptFormat()
+    generator = random_generator("starter-model", "held-out", stage.name)
+    right = 0
+    for _ in range(episodes):
+        *shown, asked = text.episode(generator, stage.difficulty, stage.demonstrations + 1)
+        prefix = form.encode_demonstrations(tokenizer, shown)
+        (scores,) = Scorer(network).score(prefix, form.encode_all_targets(tokenizer, [asked], first=False))
+        right += asked.options[int(np.argmin(scores))] == asked.output
+    return right / episodes
 
 
 def untrained_model(layers: int = LAYERS, width: int = WIDTH, heads: int = HEADS) -> tuple[Any, Any]:
