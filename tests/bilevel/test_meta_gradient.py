@@ -476,7 +476,7 @@ cases = {
     "parameter w is no tensor of floats": dict(parameters={"w": torch.ones(2, dtype=torch.long)}),
     "parameters a and b are one tensor": dict(parameters={"a": w, "b": w}),
     "lists of copies": dict(support=[0]),
-    "a loss must be a function": dict(loss=3),
+    "loss, query_loss and mapping must be functions": dict(loss=3),
     "step is 0.1; it must be an optimizer": dict(step=0.1),
     "curvature is 'exakt'": dict(curvature="exakt"),
     "state must be Moments": dict(state={}),

@@ -49,8 +49,9 @@ DEAF = "a first AdamW step is the sign of its gradient: next to nothing depends 
 class Problem:
     """What is the same for all copies, and where their derivatives are summed.
 
-    The fields are arguments of `meta_gradient`; most_steps: of a copy. weight: of a copy. total: meta-gradients; plain:
-    first-order ones, if wanted. by_options: derivatives by the learned numbers of the inner optimizer, `options`.
+    The fields are arguments of `meta_gradient`; most_steps: of a copy. weight: of a copy. support_losses, query_losses:
+    one of each copy. total: meta-gradients; plain: first-order ones, if wanted. by_options: derivatives by the learned
+    numbers of the inner optimizer, `options`.
     """
 
     loss: Loss
@@ -84,6 +85,8 @@ class Problem:
         if self.by_formula and self.trajectory == "recompute":
             raise ValueError('learned or own optimizers cannot undo a step; use trajectory="keep" or "replay"')
         self.second = self.order == "second"
+        self.support_losses: list[Tensor] = []
+        self.query_losses: list[Tensor] = []
         self.total: Tensors = {}
         self.by_options = {
             name: {option: torch.zeros_like(tensor) for option, tensor in options.items()}
@@ -172,14 +175,14 @@ class Problem:
     # ---- the support loss
 
     def _needed(self) -> Tensors:
-        """What the gradient at a point is needed by, when its product will be: a difference subtracts all of it."""
+        """What a support gradient is taken by, for the product: a difference subtracts held parameters' parts too."""
         return self.all if self.curvature == "difference" else self.inner
 
     def gradient(self, point: Point, consume: Consume, keep: bool) -> Tensor:
         """The support loss at `point`. Its gradient goes to `consume`: all that the product needs if `keep`."""
 
         def watch(value: Tensor) -> None:
-            self._precision = lowest_precision(value)
+            self._precision = getattr(self.loss, "autocast", None) or lowest_precision(value)
 
         by, watched = (self._needed(), self._precision is None) if keep else (self.inner, False)
         return stream_gradient(self.loss, point.parameters, point.batch, consume, by, watch if watched else None)
@@ -238,7 +241,7 @@ class Copy:
 
     after: the parameters that `passed`, the step to go back through next, ended with. adjoint: a, the derivative of q
     by them. direction: u, that by the gradient which the step used. earlier: those by the moments.
-    queries: batches and weight of the query loss after each inner step; those without weight need no batches.
+    query, weights: batches of the query loss, and its weight after each inner step.
     """
 
     def __init__(
@@ -252,8 +255,8 @@ class Copy:
         self.problem, self.support, self.query = problem, support, query
         self.weights = weights or [0.0] * (len(support) - 1) + [1.0]
         self.moments = problem.fresh_moments() if shared is None else shared
-        self.fresh, self.shares_moments = self.moments.step == 0, shared is not None
-        if problem.held and problem.second and self.fresh and self.moments.second:
+        self.shares_moments = shared is not None
+        if problem.held and problem.second and self.moments.step == 0 and self.moments.second:
             problem.notes[DEAF] = None
         self.support_losses: list[Tensor] = []
         self.query_losses: list[Tensor] = []
@@ -348,16 +351,18 @@ class Copy:
 
     def _undone(self) -> Iterator[Passed]:
         """All steps, last first, each in the memory of the one after it, which is undone."""
+        moments = [m for name in self.problem.inner for m in self.moments.of(name) if m is not None]
+        self.from_zero = self.moments.step == 0 and not any(bool(m.any()) for m in moments)
         parameters, points = self.problem.all, []
         for number in range(len(self.support)):
             last = number == len(self.support) - 1
             point, parameters = self._take(number, parameters, self.moments, overwrite=number > 0, keep=last)
             points.append(point)
         self.after = parameters
-        moments = self.moments.clone() if self.shares_moments else self.moments  # later copies go on from there
+        undone = self.moments.clone() if self.shares_moments else self.moments  # later copies go on from there
         for number in reversed(range(len(points))):
-            yield Passed(number, points.pop(), moments)
-            moments.step -= 1
+            yield Passed(number, points.pop(), undone)
+            undone.step -= 1
 
     # ---- back
 
@@ -399,6 +404,9 @@ class Copy:
             if self.passed is not None and self.weights[self.passed.number]:
                 self._add_query(point.parameters, self.weights[self.passed.number])
         problem.add_initial(self.earlier)
+        problem.support_losses.append(torch.stack(self.support_losses).mean())
+        if self.query_losses:
+            problem.query_losses.append(torch.stack(self.query_losses).sum())
 
     def _add_query(
         self, at: Mapping[str, Tensor], weight: float, complete: Callable[[str], None] | None = None
@@ -426,7 +434,7 @@ class Copy:
         assert passed is not None
         adjoint = self.adjoint.pop(name)
         u = self.direction[name] = problem.memory_like(name, adjoint)
-        if self.undo and self.fresh and not passed.number:
+        if self.undo and self.from_zero and not passed.number:
             self._remake_first_moments(name, passed, out=u)
         problem.pull_back(name, adjoint, passed, self.earlier, out=u)
         if self.undo and passed.number:

@@ -23,7 +23,10 @@ from torch import Tensor
 
 from .checks import check_batches
 from .curvature import Curvature, Loss, value_and_gradient
-from .exploration import Copy, GradientMap, Order, Problem, Rates, Trajectory, Workspace, accumulate
+from .exploration import Copy, GradientMap, Problem, Rates, accumulate
+from .exploration import Order as Order
+from .exploration import Trajectory as Trajectory
+from .exploration import Workspace as Workspace
 from .steps import AdamW, Moments, Step, Tensors, relative_error
 
 
@@ -113,11 +116,9 @@ def meta_gradient(
         workspace={} if workspace is None else workspace,
     )  # fmt: skip
     shared = state if state is None or donate_state else state.clone()
-    copies = []
     for support_batches, query_batches in zip(support, query, strict=True):
-        copies.append(Copy(problem, support_batches, shared, query_batches, query_weights))
-        copies[-1].add_meta_gradient()
-    return _result(problem, copies, shared)
+        Copy(problem, support_batches, shared, query_batches, query_weights).add_meta_gradient()
+    return _result(problem, shared)
 
 
 class Exploration:
@@ -163,7 +164,7 @@ class Exploration:
             given = adjoint[name].detach().clone() if name in adjoint else torch.zeros_like(p)
             accumulate(problem.total if name in problem.held else copy.adjoint, name, given, 1.0)
         copy.go_back()
-        return _result(problem, [copy], self.state if self._shared else None)
+        return _result(problem, self.state if self._shared else None)
 
 
 def explore(
@@ -197,13 +198,12 @@ def explore(
     return Exploration(problem, support, None if state is None else state.clone())
 
 
-def _result(problem: Problem, copies: Sequence[Copy], state: Moments | None) -> MetaGradient:
+def _result(problem: Problem, state: Moments | None) -> MetaGradient:
     """What the copies summed up in `problem`."""
-    query_losses = [torch.stack(copy.query_losses).sum() for copy in copies if copy.query_losses]
     return MetaGradient(
         gradients={name: problem.total[name] for name in problem.parameters},
-        query_loss=torch.stack(query_losses or [torch.tensor(torch.nan)]).mean(),
-        support_loss=torch.stack([torch.stack(copy.support_losses).mean() for copy in copies]).mean(),
+        query_loss=torch.stack(problem.query_losses or [torch.tensor(torch.nan)]).mean(),
+        support_loss=torch.stack(problem.support_losses).mean(),
         state=state,
         second_order_share=None if problem.plain is None else relative_error(problem.total, problem.plain),
         rates=None
