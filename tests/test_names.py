@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from builders import make_collection, make_task
 from maml_en_llm import names
 from maml_en_llm.cli import main
-from maml_en_llm.files import replace_folder, write_text
+from maml_en_llm.files import only_writer, replace_folder, write_text
 from maml_en_llm.names import check_file, check_folder, check_name, mark, printable, unfinished
 from maml_en_llm.tasks.collection import load_collection
 from maml_en_llm.tasks.writing import recorded
@@ -377,3 +377,21 @@ def test_a_column_may_have_a_brace_in_its_name(tmp_path: Path) -> None:
     assert main([*words, "--input", "{text", "--yes"]) == 0
     assert load_collection(tmp_path / "c")["a"].train[0].input.startswith("text number")
     assert list(recorded(tmp_path / "c")) == ["a"]
+
+
+def test_two_commands_do_not_write_to_one_collection(
+    tmp_path: Path, collection_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = csv(tmp_path / "reviews.csv")
+    verbs = [["tasks", "limit", "--collection", str(collection_folder), "--output", str(tmp_path / "c")]]
+    verbs += [["tasks", "build", "--output", str(tmp_path / "c"), "--task", "glue-rte", "--hub", str(tmp_path)]]
+    with only_writer(tmp_path / "c"):
+        assert importing(source, tmp_path / "c") == 2
+        assert "is being written by process" in capsys.readouterr().err
+        for words in verbs:
+            assert main(words) == 2
+            assert "is being written by process" in capsys.readouterr().err
+        assert importing(source, tmp_path / "c", "--dry-run") == 0
+    assert not (tmp_path / "c").exists()
+    assert importing(source, tmp_path / "c") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"c", "reviews.csv"}

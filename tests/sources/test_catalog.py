@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from maml_en_llm.sources import catalog
-from maml_en_llm.sources.build import read_setting
+from maml_en_llm.sources.build import find_setting
 from maml_en_llm.sources.catalog import Entry, catalogue, problems_of_entry
 from maml_en_llm.sources.mappings import MissingColumn, as_text, fill, options_of, span, value_at
 from maml_en_llm.tasks.collection import SETTING_KEYS
@@ -22,7 +22,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "tasks"
 
 def test_every_task_of_the_seven_settings_has_a_good_entry() -> None:
     assert len(SETTINGS) == 7
-    lists = [read_setting(name, Path("none")) for name in SETTINGS]
+    lists = [find_setting(name, Path("none")) for name in SETTINGS]
     named = {task for setting in lists for key in SETTING_KEYS for task in setting[key]}
     assert named == set(ENTRIES)
     assert len(named) == 142

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ records = values | st.fixed_dictionaries({}, optional=dict.fromkeys(("task", "in
 MANIFEST = '{"tasks": [{"name": "mood"}]}'
 verb = st.integers(0, 5)
 LIMIT = 3
-fuzz = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", 40)), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture

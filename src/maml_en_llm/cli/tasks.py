@@ -6,6 +6,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from ..files import only_writer
 from ..names import check_file, check_folder, check_name, printable
 from ..progress import console, result
 
@@ -85,9 +87,10 @@ def tasks_build(
     """
     from ..sources.build import Hub, build
 
-    failures = build(
-        output, setting=setting, tasks=task, examples=examples, workers=workers, source=source, hub=Hub(hub)
-    )
+    with only_writer(output.absolute()):
+        failures = build(
+            output, setting=setting, tasks=task, examples=examples, workers=workers, source=source, hub=Hub(hub)
+        )
     for failure in failures:
         print(failure, file=sys.stderr)
     if failures:
@@ -173,21 +176,22 @@ def tasks_import(
         instruction=instruction,
     )
     named = [name.strip() for text in targets for name in text.split(",")]
-    plan = plan_setting(collection, setting, read, named, held_out, seed)
-    check_import(collection, read, overwrite)
-    _show_import(read, whole=dry_run)
-    if others := left_out(source):
-        _say(f"not read: {', '.join(others[:5])}{' ...' if len(others) > 5 else ''} (save tables as CSV)")
-    _say(plan.said)
-    for leak in leaks(read, plan.lists) if plan.lists is not None else ():
-        _say(f"! {leak}", style="yellow")
-    if dry_run:
-        _say("nothing was written (--dry-run)")
-        return
-    if not yes and sys.stdin.isatty() and input_line("write this? [Y/n] ").strip().lower() not in ("", "y", "yes"):
-        return
-    write_tasks(collection, read, overwrite=overwrite, setting=setting, lists=plan.lists)
-    print(collection)
+    with nullcontext() if dry_run else only_writer(collection.absolute()):
+        plan = plan_setting(collection, setting, read, named, held_out, seed)
+        check_import(collection, read, overwrite)
+        _show_import(read, whole=dry_run)
+        if others := left_out(source):
+            _say(f"not read: {', '.join(others[:5])}{' ...' if len(others) > 5 else ''} (save tables as CSV)")
+        _say(plan.said)
+        for leak in leaks(read, plan.lists) if plan.lists is not None else ():
+            _say(f"! {leak}", style="yellow")
+        if dry_run:
+            _say("nothing was written (--dry-run)")
+            return
+        if not yes and sys.stdin.isatty() and input_line("write this? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+            return
+        write_tasks(collection, read, overwrite=overwrite, setting=setting, lists=plan.lists)
+        print(collection)
 
 
 Row = tuple[str, str, Mapping[str, int], Mapping[str, int]]  # name, kind, examples by split, examples by label
@@ -272,7 +276,8 @@ def tasks_limit(collection: Path, output: Path, share: float = 0.1, seed: int = 
     from ..tasks.collection import load_collection
     from ..tasks.limited import write_limited
 
-    write_limited(load_collection(collection), output, share, seed)
+    with only_writer(output.absolute()):
+        write_limited(load_collection(collection), output, share, seed)
     print(output)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ..names import check_name
 from ..progress import console, track
-from ..tasks.collection import SETTING_KEYS, Example, read_json_object
+from ..tasks.collection import SETTING_KEYS, Example, read_setting
 from ..tasks.writing import (
     STAGING,
     check_collection_folder,
@@ -269,7 +269,7 @@ def build(
     """
     wanted, lists = list(dict.fromkeys(tasks)), None
     if setting is not None:
-        lists = read_setting(setting, settings or output / "settings")
+        lists = find_setting(setting, settings or output / "settings")
         wanted = list(dict.fromkeys([*wanted, *(name for key in SETTING_KEYS for name in lists[key])]))
     if not wanted:
         raise ValueError("nothing to build; give --setting or --task")
@@ -321,7 +321,7 @@ def _attempt(collection: Path, hub: Hub, source: Source, examples: int, name: st
     return line
 
 
-def read_setting(name: str, folder: Path) -> dict[str, list[str]]:
+def find_setting(name: str, folder: Path) -> dict[str, list[str]]:
     """The lists of a setting file, or of one of the paper's settings. Raises ValueError when there is none."""
     path = folder / f"{check_name(name, 'setting')}.json"
     if not path.is_file():
@@ -329,5 +329,4 @@ def read_setting(name: str, folder: Path) -> dict[str, list[str]]:
     if not path.is_file():
         known = sorted(found.stem for found in path.parent.glob("*.json"))
         raise ValueError(f"there is no setting {name!r}; known settings: {', '.join(known)}")
-    record = read_json_object(path)
-    return {key: [str(task) for task in record.get(key, ())] for key in SETTING_KEYS}
+    return read_setting(path)
