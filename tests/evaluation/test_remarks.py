@@ -37,10 +37,9 @@ def test_one_label_for_nearly_all(yes: int, predicted_yes: int, examples: int, s
     assert not said or "in 1 of 1 tasks: t ('yes')" in str(found)
 
 
-def test_guessing_is_told_from_the_number_of_options() -> None:
-    tasks = scored(["a"] * 4, ["a"] * 4, ("a", "b", "c", "d"))
-    assert "26.0, is no better than guessing among the options (25.0)" in str(remarks.guessing(tasks, 0.26))
-    assert remarks.guessing(tasks, 0.28) is None
+def test_the_level_of_guessing() -> None:
+    assert "26.0, is no better than guessing among the options (25.0)" in str(remarks.at_guessing(0.26, 0.25))
+    assert remarks.at_guessing(0.28, 0.25) is None
 
 
 def test_a_preference_for_long_options() -> None:

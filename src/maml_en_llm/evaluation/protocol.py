@@ -176,8 +176,9 @@ class Evaluation:
         for task in self.tasks:
             rows = [row for seed in self.seeds for row in store.rows[task.name, seed] if row.order == 0]
             scored[task.name] = (scored_examples(self.config, task), rows)
-        averages = [result.average for result in results.tasks.values()]
-        found = [remarks.one_label(scored), remarks.guessing(scored, sum(averages) / len(averages))]
+        averages = [(result.average, result.guess or 0.0) for result in results.tasks.values()]
+        average, chance = (sum(values) / len(averages) for values in zip(*averages, strict=True))
+        found = [remarks.one_label(scored), remarks.at_guessing(average, chance)]
         if self.config.learner == "in-context":
             count, few = self.style.demonstrations, sum(len(examples) for examples, _ in scored.values()) <= 20_000
             found.append(remarks.length_bias(scored, lambda option: len(self.model.tokenizer(option)["input_ids"])))
