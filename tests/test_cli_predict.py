@@ -138,3 +138,19 @@ def test_choosing_what_to_label(folder: Path, capsys: pytest.CaptureFixture[str]
 def test_choosing_refuses(flags: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(f"tasks choose --input new.csv {flags}") == 2
     assert re.search(re.escape(message), capsys.readouterr().err)
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.mark.parametrize("page", ["predicting.md", "choosing.md"])
+def test_the_commands_of_the_docs_run(page: str, folder: Path) -> None:
+    write_csv(folder / "pool.csv", ["text"], [(text,) for text in (*FRUIT, *INSECTS)])
+    write_csv(folder / "new.csv", ["text"], [("mango",), ("gnat",)])
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert blocks
+    for language, block in blocks:
+        if language == "python":
+            exec(compile(block, page, "exec"), {})
+        else:
+            assert run(block.strip().removeprefix("maml-en-llm ")) == 0

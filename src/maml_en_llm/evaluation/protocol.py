@@ -42,6 +42,7 @@ from ..tasks.limited import limited, validation_split
 from ..training.loop import check_context
 from ..training.model_card import versions
 from ..training.record import Measurement, data_hash
+from . import remarks
 from .metrics import guessing, metric_of, score
 
 
@@ -62,7 +63,10 @@ def evaluate(config: EvaluateConfig) -> Results:
         results = job.results(job.row(), {task.name: task_result(task, store.rows, job.seeds) for task in job.tasks})
         store.write()
         write_results(config.output, results)
+        notes = job.remarks(store, results)
         store.forget()
+    for note in notes:
+        console.print(f"note: {note}", markup=False)
     return results
 
 
@@ -165,6 +169,24 @@ class Evaluation:
                     )
                     rows.append(prediction)
             yield seed, rows
+
+    def remarks(self, store: PredictionStore, results: Results) -> list[str]:
+        """What a user should know about the results, as sentences."""
+        scored = {}
+        for task in self.tasks:
+            rows = [row for seed in self.seeds for row in store.rows[task.name, seed] if row.order == 0]
+            scored[task.name] = (scored_examples(self.config, task), rows)
+        averages = [(result.average, result.guess or 0.0) for result in results.tasks.values()]
+        average, chance = (sum(values) / len(averages) for values in zip(*averages, strict=True))
+        found = [remarks.one_label(scored), remarks.at_guessing(average, chance)]
+        if self.config.learner == "in-context":
+            count, few = self.style.demonstrations, sum(len(examples) for examples, _ in scored.values()) <= 20_000
+            found.append(remarks.length_bias(scored, lambda option: len(self.model.tokenizer(option)["input_ids"])))
+            if count and few and self.config.bank == "own":
+                tasks = {task.name: self.labelled(task) for task in self.tasks}
+                metrics = {name: result.metric for name, result in results.tasks.items()}
+                found.append(remarks.cheap_baseline(tasks, scored, metrics, count, self.seeds[0]))
+        return [remark for remark in found if remark]
 
     def labelled(self, task: Task) -> LabelledTask:
         bank = self.all_tasks if self.config.bank == "all" else demonstration_bank(self.config, task)
