@@ -20,6 +20,8 @@ def versions() -> dict[str, str]:
 
 def trained_part(config: Method) -> str:
     """What of the model learned, in words."""
+    if "trainable" in config.unread():
+        return "nothing"
     return {
         "full": "all parameters",
         "lora": f"LoRA of rank {config.lora_rank} on every linear layer, merged into the weights",
