@@ -92,7 +92,8 @@ def scores(options: Options, model: Path, name: str) -> dict[str, list[float]]:
 
 
 def print_table(rows: dict[str, list[dict[str, list[float]]]]) -> None:
-    """Means in percent with 95 % intervals of a bootstrap over training runs, tasks and demonstration seeds."""
+    """Means in percent, and gains over the raw model with 95 % intervals of a bootstrap over training runs, tasks and
+    demonstration seeds."""
     tasks = list(rows["Raw LM"][0])
     groups = {group: [task for task in tasks if group_of(task) == group] for group in GROUPS}
     print(f"| row | {' | '.join(f'{group} ({len(members)})' for group, members in groups.items())} |")
@@ -102,13 +103,10 @@ def print_table(rows: dict[str, list[dict[str, list[float]]]]) -> None:
         cells = []
         for group, members in groups.items():
             values = array(runs, members)
-            cell = f"{values.mean():.1f}"
-            if len(runs) > 1 or label == "Raw LM":
-                cell += " ({:.1f} to {:.1f})".format(*interval(values))
-            if len(runs) > 1:
+            cells.append(f"{values.mean():.1f}")
+            if label in METHODS:
                 gain = values - raw[group]
-                cell += "; {:+.1f} ({:+.1f} to {:+.1f})".format(gain.mean(), *interval(gain))
-            cells.append(cell)
+                cells[-1] += "; {:+.1f} ({:+.1f} to {:+.1f})".format(gain.mean(), *interval(gain))
         print(f"| {label} | {' | '.join(cells)} |")
     for label, runs in rows.items():
         if len(runs) > 1:
