@@ -49,7 +49,7 @@ class ANILLearner(MAMLLearner):
     def __init__(self, method: ANIL, model: TrainableModel, sampler: Sampler) -> None:
         super().__init__(method, model, sampler)
         head = head_names(list(self.parameters), method.head)
-        self.inner = Groups(dict.fromkeys(head, self.inner) | {"*": None})  # type: ignore[assignment]  # None: held
+        self.inner = Groups(dict.fromkeys(head, self.inner) | {"*": None})
 
 
 def head_names(names: list[str], patterns: Collection[str] = ()) -> list[str]:
