@@ -85,7 +85,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_tree_names_what_there_is() -> None:
-    tree = README.partition("## What is where")[2].split("```")[1]
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    tree = contributing.partition("## What is where")[2].split("```")[1]
     package, rest = tree.split("\nconfigs/", maxsplit=1)
     named = re.findall(r"^  ([\w.]+)", package, flags=re.MULTILINE)
     here = [path.name for path in (ROOT / "src/maml_en_llm").iterdir() if path.suffix == ".py" or path.is_dir()]
