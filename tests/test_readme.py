@@ -72,8 +72,9 @@ def test_the_readmes_line_is_a_good_example() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_runs(page: Path, own_data: Path) -> None:
+    names: dict[str, object] = {}  # a page is read from top to bottom
     for code in blocks(page.read_text(encoding="utf-8"), "python"):
-        exec(compile(code, str(page), "exec"), {})
+        exec(compile(code, str(page), "exec"), names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
