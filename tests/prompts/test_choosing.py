@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import WORDS
@@ -52,6 +52,7 @@ def chosen(
     count=st.integers(0, 6),
     groups=st.integers(0, 3),
 )
+@settings(max_examples=30)
 def test_no_query_meets_itself_or_its_twin(
     chooser: Any, inputs: list[str], queries: list[str], count: int, groups: int
 ) -> None:
