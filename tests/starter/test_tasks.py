@@ -19,7 +19,7 @@ from maml_en_llm.tasks.seeds import random_generator
 
 FIXED = ("classification", "nli", "paraphrase")
 # Of all files of seed 0. It changes when words, facts, tasks or settings do: then also remake docs/starter-tasks.md.
-SHA256 = "78faa08d812916e84544056ec93a19a2e35dcbbe28e43415bbe9bc2a6181cdee"
+SHA256 = "6412d0dbba56ccaac84703bbaf8defc5e19f0d7b3e816952586a1aa85b145609"
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,8 @@ def test_no_two_tasks_are_the_same_up_to_the_names_of_labels(examples: dict[str,
     }
     for one, other in combinations(answers, 2):
         assert set(answers[one]) != set(answers[other])
+        if one.endswith("-comparison") and other.endswith("-turn"):
+            continue  # half of the latter's inputs are like the former's, the others are turned round
         shared = sorted(set(answers[one]) & set(answers[other]))
         if len(shared) >= min(len(answers[one]), len(answers[other])) / 5:  # labels must not translate each other
             pairs = {(answers[one][key], answers[other][key]) for key in shared}
