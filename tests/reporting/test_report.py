@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from markupsafe import Markup
+from sklearn.metrics import f1_score
 
 from builders import (
     a_prediction,
@@ -25,7 +26,14 @@ from builders import (
     write_results,
     write_setting,
 )
+<<<<<<< HEAD
 from maml_en_llm.evaluation.protocol import demonstration_bank, evaluate, scored_examples
+=======
+from maml_en_llm.evaluation.protocol import demonstration_pool, evaluate, scored_examples
+from maml_en_llm.models import load_tokenizer
+from maml_en_llm.prompts.demonstrations import fixed_demonstrations
+from maml_en_llm.prompts.layout import PromptFormat
+>>>>>>> results
 from maml_en_llm.reporting import plots
 from maml_en_llm.reporting.blocks import Section
 from maml_en_llm.reporting.reading import read_result
@@ -88,8 +96,9 @@ def test_every_section_that_has_something_to_show(page: Path) -> None:
     text = page.read_text()
     titles = re.findall(r'<h2 id="[a-z-]+-title">([^<]*)</h2>', text)
     assert titles == [
-        *("Summary", "Comparisons", "Forgetting", "Tasks", "Demonstration seeds", "Learning curves", "Exploration"),
-        *("Adaptation", "Cost against score", "Data", "Single predictions", "Configuration and provenance", "Not read"),
+        *("In short", "Summary", "Comparisons", "Forgetting", "Tasks", "Demonstration seeds", "Learning curves"),
+        *("Exploration", "Adaptation", "Cost against score", "Labels", "Data", "Single predictions"),
+        *("Configuration and provenance", "Not read"),
     ]
     for words in ("12.34", "5.67", "MAML-2-1 + adaptation", "support loss", "cut.json: not a results file"):
         assert words in text
@@ -100,7 +109,7 @@ def test_sections_without_content_are_left_out(tmp_path: Path) -> None:
     write_results(tmp_path / "a.json", "No ICL", {"t": [0.5]}, seeds=[100], row={"demonstrations": 0})
     text = report([tmp_path / "a.json"], tmp_path / "out").read_text()
     assert re.findall(r"<h2 [^>]*>([^<]*)</h2>", text) == [
-        *("Summary", "Tasks", "Cost against score", "Data", "Configuration and provenance", "Not read")
+        *("In short", "Summary", "Tasks", "Cost against score", "Data", "Configuration and provenance", "Not read")
     ]
     assert "a.predictions.jsonl: the predictions are missing" in text
 
@@ -200,7 +209,7 @@ def test_the_predictions_are_a_sample_with_texts_from_the_collection(page: Path,
     assert traps[3]["options"] == [HOSTILE, "no"]
     rows = map(json.loads, (inputs / "results" / "raw.predictions.jsonl").read_text().splitlines())
     expected = next(r for r in rows if (r["task"], r["seed"], r["index"]) == ("trap", 100, 3))
-    _, seed, predicted, scores = next(s for s in traps[3]["scored"] if data["methods"][s[0]] == "Raw LM")
+    _, seed, predicted, scores, _ = next(s for s in traps[3]["scored"] if data["methods"][s[0]] == "Raw LM")
     assert (seed, predicted, scores) == (100, expected["predicted"], expected["scores"])
     assert data["demonstrations"]["trap"]["seed"] == 100
     assert len(data["demonstrations"]["trap"]["pairs"]) == 4
@@ -352,7 +361,7 @@ def test_it_opens_without_errors_and_asks_nobody(opened: Open, page: Path) -> No
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
-    assert browser.execute_script("return document.querySelectorAll('img, main script').length") == 0
+    assert browser.execute_script("return document.querySelectorAll('img, main script:not([type])').length") == 0
 
 
 def test_columns_sort_by_button(opened: Open) -> None:
@@ -373,7 +382,7 @@ def test_columns_sort_by_button(opened: Open) -> None:
     assert browser.execute_script(sort, column) == "none"
 
 
-def test_predictions_are_filtered(opened: Open) -> None:
+def test_predictions_are_filtered(opened: Open, page: Path) -> None:
     browser = opened()
     form = browser.find_element("id", "browser")
 
@@ -391,16 +400,79 @@ def test_predictions_are_filtered(opened: Open) -> None:
     browser.find_element("id", "browser-more").send_keys("\ue007")
     assert len(choose()[1]) == 38
     assert len(choose(text="")[1]) == 20  # a filter starts again from the top
-    count, headings, predicted = choose(task="mood", method="Raw LM")
+    count, headings, predicted = choose(task="mood")
     assert count == 8
     assert all(heading.startswith("mood") for heading in headings)
-    assert len(predicted) == 8
-    right, wrong = choose(outcome="right"), choose(outcome="wrong")
+    assert len(predicted) == 2 * 8  # of two rows
+    right, wrong = choose(right="Raw LM"), choose(right="", wrong="Raw LM")
     assert right[0] + wrong[0] == 8
-    assert all(text.startswith("✗") for text in wrong[2])
-    assert choose(task="trap", outcome="", text="NUMBER 17")[0] == 1
+    data = embedded(page)
+    number, other = data["methods"].index("Raw LM"), data["methods"].index(HOSTILE)
+
+    def was_right(example: Any, row: int) -> bool:
+        return any(s[0] == row and s[2] == example["gold"] for s in example["scored"])
+
+    expected = [e for e in data["examples"] if was_right(e, number) and not was_right(e, other)]
+    assert expected
+    assert choose(task="", right="Raw LM", wrong=HOSTILE)[0] == len(expected)
+    assert choose(task="trap", right="", wrong="", text="NUMBER 17")[0] == 1
     assert HOSTILE in browser.find_element("css selector", ".card blockquote").text
     assert form.is_displayed()
+
+
+def test_a_prediction_links_to_itself_and_shows_the_prompt(opened: Open, chromium: Any, page: Path) -> None:
+    browser = opened()
+    link = browser.find_elements("css selector", ".card h4 a")[3].get_attribute("href")
+    browser.get("about:blank")
+    browser.get(link)
+    time.sleep(0.1)
+    (card,) = browser.find_elements("css selector", ".card")
+    assert card.find_element("css selector", "h4 a").get_attribute("href") == link
+    browser.execute_script("arguments[0].querySelector('details').open = true", card)
+    time.sleep(0.1)
+    data = embedded(page)
+    example = data["examples"][3]
+    shown = card.find_element("css selector", "details blockquote").get_property("textContent")
+    front, context, answer = example["scored"][0][4][0]
+    assert shown == "".join(data["texts"][part] for part in (front, context, answer))
+    browser.find_element("id", "browser-all").send_keys("\ue007")
+    assert len(browser.find_elements("css selector", ".card")) == 20
+
+
+def test_the_prompt_shown_is_the_one_that_was_scored(page: Path, inputs: Path, model_folder: Path) -> None:
+    """Against the encoding of whole prompts, which scoring is tested against, too."""
+    data = embedded(page)
+    tokenizer, collection = load_tokenizer(model_folder), load_collection(inputs / "collection")
+    form, task = PromptFormat("direct", "newlines", 128, 24), collection["mood"]
+    shown = fixed_demonstrations(task.train, 4, "mood", 100)
+    targets = [form.encode_targets(tokenizer, example, first=False) for example in task.test]
+    longest = max(len(target) for options in targets for target in options)
+    number = data["methods"].index("Raw LM")
+    for example in (e for e in data["examples"] if e["task"] == "mood"):
+        parts = next(s[4] for s in example["scored"] if s[0] == number)
+        prompts = form.encode_options(tokenizer, shown, task.test[example["index"]], longest)
+        assert len(parts) == len(prompts) == 3
+        for three, prompt in zip(parts, prompts, strict=True):
+            assert "".join(data["texts"][part] for part in three) == tokenizer.decode(prompt.token_ids)
+
+
+def test_labels_are_counted_by_task_and_row(opened: Open, inputs: Path) -> None:
+    browser = opened()
+    script = """const form = document.getElementById('labels-form');
+        for (const [name, value] of [['task', 'mood'], ['row', 'Raw LM']]) {
+          form.elements[name].value = value; form.dispatchEvent(new Event('input'));
+        }
+        return [...document.querySelectorAll('#labels-shown table')].map(table =>
+            [...table.tBodies[0].rows].map(row => [...row.cells].map(cell => cell.textContent)))"""
+    by_label, matrix = browser.execute_script(script)
+    rows = [json.loads(line) for line in (inputs / "results" / "raw.predictions.jsonl").read_text().splitlines()]
+    mood = [row for row in rows if row["task"] == "mood"]
+    labels = sorted({row[key] for row in mood for key in ("output", "predicted")})
+    for label, cells in zip(labels, matrix, strict=True):
+        counts = [sum((r["output"], r["predicted"]) == (label, option) for r in mood) for option in labels]
+        assert cells == [label, *map(str, counts)]
+    scores = f1_score([r["output"] for r in mood], [r["predicted"] for r in mood], average=None, labels=labels)
+    assert [cells[5] for cells in by_label] == [f"{100 * score:.1f}" for score in scores]
 
 
 def test_a_number_leads_to_where_it_is_from(opened: Open) -> None:
@@ -435,6 +507,11 @@ def test_a_phone_need_not_scroll_sideways(opened: Open, scheme: str) -> None:
     browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 375
     assert browser.execute_script("return innerWidth") == 375
+    hidden = """return [...document.querySelectorAll('main td, main tbody th')].filter(cell => {
+        const box = cell.getBoundingClientRect();
+        return box.width && (box.left < 0 || box.right > innerWidth + 1);
+    }).map(cell => cell.textContent.slice(0, 40))"""
+    assert browser.execute_script(hidden) == []  # no column out of sight
 
 
 def test_light_and_dark(opened: Open) -> None:

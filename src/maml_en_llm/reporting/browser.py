@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..config import EvaluateConfig
+<<<<<<< HEAD
 from ..evaluation.protocol import demonstration_bank, scored_examples
+=======
+from ..evaluation.protocol import demonstration_pool, scored_examples
+from ..files import content_hash
+from ..models import load_tokenizer
+>>>>>>> results
 from ..prompts.demonstrations import fixed_demonstrations
+from ..prompts.layout import EncodedTarget, PromptFormat
 from ..results import Prediction, read_predictions
 from ..tasks.collection import Collection, Example, Task, load_collection
 from .reading import Inputs, Result
@@ -19,6 +28,7 @@ SAMPLES = (40, 20, 10, 5, 2)  # examples of a task and setting; the first that f
 BYTES = 3_500_000
 INPUT_CHARACTERS = 600
 DEMONSTRATION_CHARACTERS = 160
+MOST_ENCODED = 2000  # examples of a task whose prompts are shown
 
 
 class Predictions:
@@ -29,6 +39,9 @@ class Predictions:
         self.rows = [_by_task(predictions_of(result, inputs)) for result in self.results]
         self.collections: dict[str, Collection | None] = {}
         self.scored: dict[tuple[Any, ...], Sequence[Example]] = {}
+        self.prompts: dict[tuple[Any, ...], TaskPrompts | None] = {}
+        self.texts: dict[str, int] = {}
+        """Parts of prompts, each once, with their numbers."""
         for result in self.results:
             place = str(result.content.config.get("collection") or "")
             if place not in self.collections:
@@ -58,6 +71,7 @@ class Predictions:
             for task in rows:
                 members.setdefault((result.setting, task), []).append(number)
         examples = []
+        self.texts.clear()
         demonstrations: dict[str, Any] = {}
         for (setting, task), numbers in sorted(members.items()):
             shared = sorted(set.intersection(*(set(self.rows[n][task]) for n in numbers)))
@@ -67,6 +81,7 @@ class Predictions:
             if task not in demonstrations and (shown := self._demonstrations(task, numbers)):
                 demonstrations[task] = shown
         return {
+            "texts": list(self.texts),
             "sample": sample,
             "characters": INPUT_CHARACTERS,
             "methods": [result.label for result in self.results],
@@ -80,7 +95,8 @@ class Predictions:
         scored = []
         for number in numbers:
             row = self.rows[number][task][index]
-            scored.append([number, row.seed, row.predicted, row.scores])
+            prompts = self._prompts(self.results[number], task, index)
+            scored.append([number, row.seed, row.predicted, row.scores, prompts])
         entry: dict[str, Any] = {"setting": setting, "task": task, "index": index, "gold": gold, "scored": scored}
         if found:
             entry |= {"input": _cut(found.input, INPUT_CHARACTERS), "options": found.options}
@@ -104,6 +120,28 @@ class Predictions:
             self.scored[key] = scored_examples(config, task)
         return self.scored[key]
 
+    def _prompts(self, result: Result, task: str, index: int) -> list[list[int]]:
+        """For each option the numbers of the prompt's parts: demonstrations, context, answer; empty where the model or
+        the collection is not there any more."""
+        collection, row, model = self.collection(result), result.row, str(result.content.config.get("model") or "")
+        if collection is None or task not in collection or row.learner != "in-context" or not Path(model).is_dir():
+            return []
+        form = (row.layout, row.max_tokens, row.max_tokens_per_example, row.overflow)
+        shown = (row.direction, row.demonstrations, row.choose, row.instructions, row.adaptation is None)
+        scored = (row.split, row.data_amount, row.max_examples)
+        key = (collection.path, task, _tokenizer_key(Path(model)), form, shown, scored)
+        if key not in self.prompts:
+            try:
+                examples = self._scored(result, collection[task])
+                self.prompts[key] = task_prompts(result, collection[task], examples, model)
+            except (ValueError, OSError):
+                self.prompts[key] = None
+        prompts = self.prompts[key]
+        if prompts is None or index >= len(prompts.targets):
+            return []
+        parts = [prompts.parts(target) for target in prompts.targets[index]]
+        return [[self.texts.setdefault(text, len(self.texts)) for text in three] for three in parts]
+
     def _demonstrations(self, task: str, numbers: Sequence[int]) -> dict[str, Any] | None:
         for number in numbers:
             result = self.results[number]
@@ -117,6 +155,54 @@ class Predictions:
             pairs = [[_cut(e.input, DEMONSTRATION_CHARACTERS), _cut(e.output, DEMONSTRATION_CHARACTERS)] for e in drawn]
             return {"seed": seed, "pairs": pairs}
         return None
+
+
+@dataclass(frozen=True)
+class TaskPrompts:
+    """What a model read of a task at its first seed, as tokens."""
+
+    form: PromptFormat
+    tokenizer: Any
+    head: list[int]
+    prefix: list[int]
+    targets: Sequence[Sequence[EncodedTarget]]
+
+    @cached_property
+    def longest(self) -> int:
+        return max(len(option) for options in self.targets for option in options)
+
+    def parts(self, target: EncodedTarget) -> tuple[str, str, str]:
+        """Instruction and demonstrations as they were cut, what follows them, and the option that is scored."""
+        if self.form.overflow == "fit":
+            prefix = self.form.fit(self.prefix, self.longest)
+        else:
+            prefix = self.prefix[max(0, len(self.prefix) + len(target) - self.form.max_tokens) :]
+        texts = ([*self.head, *prefix], target.context, target.answer)
+        front, context, answer = (self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False) for ids in texts)
+        return front, context, answer
+
+
+def task_prompts(result: Result, task: Task, examples: Sequence[Example], model: str) -> TaskPrompts | None:
+    """None where there are too many examples to encode them all, or demonstrations were not drawn at random."""
+    row = result.row
+    if len(examples) > MOST_ENCODED or row.choose != "random":
+        return None
+    limits = (row.max_tokens, row.max_tokens_per_example)
+    form = PromptFormat(row.direction, row.layout, *limits, row.overflow)  # type: ignore[arg-type]
+    tokenizer = load_tokenizer(model)
+    head = form.encode_instruction(tokenizer, task.instruction) if row.instructions else []
+    pool = demonstration_pool(_config(result), task)
+    seed = result.content.seeds[0]
+    drawn = fixed_demonstrations(pool, row.demonstrations, task.name, seed) if row.demonstrations else []
+    targets = form.encode_all_targets(tokenizer, examples, first=not drawn and not head)
+    prefix = form.encode_demonstrations(tokenizer, drawn, first=not head)
+    return TaskPrompts(form.behind(head), tokenizer, head, prefix, targets)
+
+
+def _tokenizer_key(model: Path) -> str:
+    """Models with the same tokenizer read the same prompts."""
+    path = model / "tokenizer.json"
+    return content_hash(path) if path.is_file() else str(model)
 
 
 def predictions_of(result: Result, found: Inputs) -> list[Prediction]:

@@ -22,6 +22,7 @@ class Page:
     tables: list[Table]  # what is written as files too
     browser: dict[str, Any]  # data of the predictions' browser
     facts: str  # one line below the title
+    verdict: list[str]  # what came out, in sentences
 
 
 def build(inputs: Inputs, compare_unlike: bool = False) -> Page:
@@ -50,6 +51,7 @@ def build(inputs: Inputs, compare_unlike: bool = False) -> Page:
         sections.exploration_section(inputs),
         sections.adaptation_section(inputs),
         sections.cost_section(inputs),
+        sections.labels_section(inputs),
         sections.data_section(inputs, predictions),
         sections.browser_section(browser),
         sections.provenance_section(inputs),
@@ -62,7 +64,10 @@ def build(inputs: Inputs, compare_unlike: bool = False) -> Page:
     )
     facts = ", ".join(f"{count} {words}{'' if count == 1 else 's'}" for count, words in counts if count)
     shown = [section for section in found if section.blocks]
-    return Page(shown, [table for section in shown for table in section.tables], browser, facts)
+    blocks = [block for section in shown if section.id == "verdict" for block in section.blocks]
+    said = [text for block in blocks for text in block.get("items", [block.get("text")]) if text]
+    tables_shown = [table for section in shown for table in section.tables]
+    return Page(shown, tables_shown, browser, facts, said)
 
 
 def render(page: Page) -> str:

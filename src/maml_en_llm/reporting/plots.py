@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -16,6 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 38
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3", "10 4")
 MOST_POINTS = 60
 FEW_POINTS = 8  # are marked
+MOST_BEHIND = 200  # points behind a smoothed line
 
 # Equally spaced colours of cividis (Nunez, Anderton and Renslow 2018), a ramp for all kinds of colour vision.
 CIVIDIS = ("00224e", "123570", "3b496c", "575d6d", "707173", "8a8678", "a59c74", "c3b369", "e1cc55", "fee838")
@@ -73,6 +74,17 @@ def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> l
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in stretches]
 
 
+def smoothed(points: Sequence[tuple[float, float]], window: int = 9) -> list[tuple[float, float]]:
+    """Finite points, each as the mean of those around it, of as many on the left as on the right."""
+    finite = [point for point in points if all(map(math.isfinite, point))]
+    found = []
+    for i, (x, _) in enumerate(finite):
+        half = min(window // 2, i, len(finite) - 1 - i)
+        part = [y for _, y in finite[i - half : i + half + 1]]
+        found.append((x, sum(part) / len(part)))
+    return found
+
+
 def _number(value: float) -> str:
     return f"{value:,.10g}"
 
@@ -120,39 +132,52 @@ def _mark(index: int, x: float, y: float) -> str:
 
 
 def line_chart(
-    series: Sequence[Series], title: str, x_label: str, y_label: str, marks: bool = False, log: bool = False
+    series: Sequence[Series],
+    title: str,
+    x_label: str,
+    y_label: str,
+    marks: bool = False,
+    log: bool = False,
+    smooth: bool = False,
 ) -> Markup:
-    """A chart of lines with its legend; empty when no point is finite. log: of a positive y, on a logarithmic scale."""
-    thin = [
-        (index if s.style is None else s.style, replace(s, points=points))
-        for index, s in enumerate(series)
-        if (points := thinned([(x, y) for x, y in s.points if not log or y > 0]))
-    ]
-    if not thin:
+    """A chart of lines with its legend; empty when no point is finite. log: of a positive y, on a logarithmic scale;
+    smooth: lines are running means, with the points behind them."""
+    drawn = []  # number of the style, name, line, points behind it
+    for index, s in enumerate(series):
+        points = [(x, math.log10(y) if log else y) for x, y in s.points if not log or y > 0]
+        if line := thinned(smoothed(points) if smooth else points):
+            behind = [point for point in points if all(map(math.isfinite, point))] if smooth else []
+            few = behind[:: 1 + len(behind) // MOST_BEHIND]
+            drawn.append((index if s.style is None else s.style, s.name, line, few))
+    if not drawn:
         return Markup("")
-    if log:
-        thin = [(index, replace(s, points=[(x, math.log10(y)) for x, y in s.points])) for index, s in thin]
-    xs, ys = ([point[i] for _, s in thin for point in s.points] for i in (0, 1))
-    x_ticks, y_ticks, frame = _frame(xs, ys, x_label, log)
-    lines, legend = [], []
-    for index, s in thin:
-        places = [
-            (_place(x, x_ticks, LEFT, WIDTH - RIGHT), _place(y, y_ticks, HEIGHT - BOTTOM, TOP)) for x, y in s.points
-        ]
-        path = " ".join(f"{x},{y}" for x, y in places)
+    everything = [point for *_, line, behind in drawn for point in (*line, *behind)]
+    x_ticks, y_ticks, frame = _frame([x for x, _ in everything], [y for _, y in everything], x_label, log)
+
+    def places(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [(_place(x, x_ticks, LEFT, WIDTH - RIGHT), _place(y, y_ticks, HEIGHT - BOTTOM, TOP)) for x, y in points]
+
+    dots, lines, legend = [], [], []
+    for index, name, line, behind in drawn:
+        colour, at = f"c{index % 6}", places(line)
         dash = f' stroke-dasharray="{DASHES[index % 6]}"' if DASHES[index % 6] else ""
-        lines.append(f'<polyline class="line c{index % 6}"{dash} points="{path}"/>')
-        lines += [_mark(index, x, y) for x, y in places] if marks or len(places) <= FEW_POINTS else []
-        sample = f'<path class="line c{index % 6}"{dash} d="M0 5H28"/>'
+        dots += [f'<circle class="behind {colour}" cx="{x}" cy="{y}" r="1.2"/>' for x, y in places(behind)]
+        path = " ".join(f"{x},{y}" for x, y in at)
+        lines.append(f'<polyline class="line {colour}"{dash} points="{path}"/>')
+        lines += [_mark(index, x, y) for x, y in at] if marks or len(at) <= FEW_POINTS else []
+        sample = f'<path class="line {colour}"{dash} d="M0 5H28"/>'
         legend.append(
-            f'<span><svg class="key" viewBox="0 0 28 10" aria-hidden="true">{sample}</svg>{escape(s.name)}</span>'
+            f'<span><svg class="key" viewBox="0 0 28 10" aria-hidden="true">{sample}</svg>{escape(name)}</span>'
         )
-    return _figure(title, y_label, frame + "".join(lines), legend)
+    return _figure(title, y_label, frame + "".join((*dots, *lines)), legend)
 
 
-def scatter(points: Sequence[tuple[str, float, float]], title: str, x_label: str, y_label: str) -> Markup:
-    """points: name, x, y. Each has a mark of its own, and its name in the legend."""
-    x_ticks, y_ticks, frame = _frame([x for _, x, _ in points], [y for _, _, y in points], x_label)
+def scatter(
+    points: Sequence[tuple[str, float, float]], title: str, x_label: str, y_label: str, floor: float = 0.0
+) -> Markup:
+    """points: name, x, y. Each has a mark of its own, and its name in the legend; axes begin at 0 and at `floor`."""
+    ys = [floor, *(y for _, _, y in points)]
+    x_ticks, y_ticks, frame = _frame([0.0, *(x for _, x, _ in points)], ys, x_label)
     marks, legend = [], []
     for index, (name, x, y) in enumerate(points):
         marks.append(_mark(index, _place(x, x_ticks, LEFT, WIDTH - RIGHT), _place(y, y_ticks, HEIGHT - BOTTOM, TOP)))

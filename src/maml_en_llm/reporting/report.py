@@ -55,7 +55,8 @@ def write_report(inputs: Inputs, output: Path, compare_unlike: bool = False) -> 
 def short_markdown(inputs: Inputs, page: Page) -> str:
     """The tables that sum up, as Markdown."""
     shown = [table for table in page.tables if not table.long and not table.name.startswith("summary-")]
-    return markdown(inputs.scores_shown, inputs.notes) + "".join(table.markdown() for table in shown)
+    said = "".join(f"\n{markdown_text(visible(text))}\n" for text in page.verdict)
+    return f"# Results\n{said}\n{markdown(inputs.scores_shown, inputs.notes)}{''.join(t.markdown() for t in shown)}"
 
 
 def write_own(folder: Path, files: Mapping[str, str]) -> None:

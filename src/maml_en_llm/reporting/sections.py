@@ -42,17 +42,15 @@ def verdict_section(view: Overview | None, found: Sequence[Comparison], inputs: 
     caption = (
         f"Macro-F1 or accuracy in percent, mean over {view.tasks} tasks of {scope}, with {LEVEL:.0%} intervals.{level}"
     )
-    section.blocks.append({"kind": "dots", "chart": plots.dots(view.rows, scale, view.guess), "caption": caption})
-    section.text(*against_baseline(found))
-    section.text(*not_alike(inputs.results))
+    names = {"trained": "meta-trained", "raw": "raw model", "other": "not in context"}
+    kinds = [(kind, words) for kind, words in names.items() if any(row.kind == kind for row in view.rows)]
+    chart = plots.dots(view.rows, scale, view.guess)
+    section.blocks.append({"kind": "dots", "chart": chart, "caption": caption, "kinds": kinds})
+    if sentences := [*against_baseline(found), *not_alike(inputs.results)]:
+        section.blocks.append({"kind": "list", "items": sentences})
     if warnings := collapsed(inputs.results):
-        more = f"{len(warnings) - MOST_WARNINGS} more are under Labels."
-        items = warnings if len(warnings) <= MOST_WARNINGS else [*warnings[:MOST_WARNINGS], more]
-        section.blocks.append({"kind": "warnings", "items": items})
+        section.blocks.append({"kind": "warnings", "items": warnings})
     return section
-
-
-MOST_WARNINGS = 3
 
 
 def summary_section(inputs: Inputs) -> Section:
@@ -142,8 +140,8 @@ UNLIKE_TEXT = (
     "all settings. With --compare-unlike the report tests them all the same."
 )
 COMPARISON_TEXTS = (
-    "Every meta-trained method against the raw language model, and every MAML row against MetaICL, of the same "
-    "direction, on the tasks that both were scored on.",
+    "Every meta-trained row against the raw language model, and against the baseline of its method (MetaICL for "
+    "MAML-en-LLM), of the same direction, on the tasks that both were scored on.",
     f"The interval, from low to high, would hold the true mean difference in about {LEVEL:.0%} of experiments with "
     f"tasks and demonstration seeds drawn anew: it is from {RESAMPLES:,} bootstrap resamples of tasks and, within "
     "them, seeds. With fewer than about ten tasks it is too narrow.",
@@ -221,9 +219,9 @@ def learning_section(inputs: Inputs) -> Section:
     logged = [run for run in inputs.runs if _points(run, "loss")]
     if logged:
         section.text(
-            "Losses of logged updates, which vary much from batch to batch; more than "
-            f"{plots.MOST_POINTS} of them are shown as means of as many stretches. Of MAML rows the support loss is on "
-            "the batches that copies adapt on, the query loss that of adapted copies on the other batches. The "
+            "Losses of logged updates, which vary much from batch to batch: points are updates, lines their running "
+            "means over nine. For a method with adapted copies the support loss is on the batches that copies adapt "
+            "on, the query loss that of adapted copies on the other batches. The "
             "second-order share says how far the meta-gradient is from the first-order one, relative to the latter's "
             "norm."
         )
@@ -242,6 +240,7 @@ MOST_LINES = 6  # of a chart: as many as there are colours
 CURVES = (
     ("loss", "query loss, or loss of a method without copies (nats)", False),
     ("support_loss", "support loss (nats)", False),
+    ("validation_score", "score on validation tasks, from 0 to 1", False),
     ("second_order_share", "second-order share, logarithmic", True),
 )
 
@@ -257,7 +256,7 @@ def _curves(runs: Sequence[Run], title: str) -> list[Markup]:
         series = [
             plots.Series(name, _points(run, key), i) for i, (name, run) in enumerate(zip(names, runs, strict=True))
         ]
-        charts.append(plots.line_chart(series, title, "batches seen", words, log=log))
+        charts.append(plots.line_chart(series, title, "batches seen", words, log=log, smooth=True))
     return charts
 
 
@@ -316,19 +315,52 @@ def cost_section(inputs: Inputs) -> Section:
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     charts: dict[str, list[Markup]] = {}
     for setting in _settings(inputs.results):
-        for column, scale, words in COSTS:
-            points = [
-                (str(row["method"]), cost / scale, average)
-                for row in rows
-                if row["setting"] == setting
-                and isinstance(cost := row.get(column), float)
-                and isinstance(average := row.get("average"), float)
+        for direction in ("direct", "channel"):
+            here = [
+                (result, row)
+                for result, row in zip(inputs.results, rows, strict=True)
+                if (result.setting, result.row.direction) == (setting, direction) and not result.row.adaptation
             ]
-            if len(points) > 1:
-                chart = plots.scatter(points, f"Average on {setting}", words, "score (%)")
-                charts.setdefault(setting, []).append(chart)
+            for column, scale, words in COSTS:
+                points = [
+                    (str(row["method"]), cost / scale, average)
+                    for _, row in here
+                    if isinstance(cost := row.get(column), float) and isinstance(average := row.get("average"), float)
+                ]
+                free = [
+                    (f"{row['method']} (not trained)", 0.0, average)
+                    for result, row in here
+                    if not result.row.training and isinstance(average := row.get("average"), float)
+                ]
+                if points:
+                    points = [*free, *points] if column == "training (s)" else points
+                    chart = plots.scatter(points, f"Average on {setting}, {direction}", words, "score (%)")
+                    charts.setdefault(setting, []).append(chart)
+    if charts:
+        section.text("All axes begin at 0; what is not trained takes no training time.")
     section.table(table, charts=charts)
     return section
+
+
+def labels_section(inputs: Inputs) -> Section:
+    """Per-label scores and confusion, chosen on the page by setting, task and row."""
+    section = Section("labels", "Labels")
+    cells = [
+        {"setting": result.setting, "task": task, "row": result.label, "counts": counts}
+        for result in inputs.results
+        for task in sorted(result.tasks())
+        if (counts := result.confusion(task)) and len(counts) <= MOST_LABELS
+    ]
+    if cells:
+        section.text(
+            "How often each gold label got each answer, over all demonstration seeds and training runs; precision, "
+            "recall and F1 of each label in percent."
+        )
+        section.blocks.append({"kind": "labels", "cells": cells})
+    return section
+
+
+MOST_LABELS = 30  # of a task whose confusion is shown
 
 
 def data_section(inputs: Inputs, predictions: Predictions) -> Section:

@@ -198,8 +198,9 @@ def comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
     for pair in pairs:
         if paired := paired_scores(pair.scores, pair.baseline_scores):
             compared = compare(*pair[:3], paired)
-            about = {key: getattr(pair, key) for key in ("with_raw", "unlike", "tested", "equal")}
-            found.append(replace(compared, **about))
+            found.append(replace(
+                compared, with_raw=pair.with_raw, unlike=pair.unlike, tested=pair.tested, equal=pair.equal
+            ))
     return corrected(found)
 
 
@@ -209,18 +210,22 @@ def pooled_comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
     A task counts once, however many settings have it: its difference is the mean over their seeds. Unlike rows are left
     out, unless their comparison was asked for.
     """
-    pooled: dict[tuple[str, str], dict[str, dict[str, Paired]]] = {}  # names -> task -> setting -> by seed
+    pooled: dict[tuple[str, str], list[tuple[Pair, dict[str, Paired]]]] = {}  # by both names
     for pair in pairs:
-        if not pair.tested:
-            continue
-        for task, values in paired_scores(pair.scores, pair.baseline_scores).items():
-            pooled.setdefault(pair[:2], {}).setdefault(task, {})[pair.setting] = values
+        if pair.tested and (paired := paired_scores(pair.scores, pair.baseline_scores)):
+            pooled.setdefault(pair[:2], []).append((pair, paired))
     found = []
-    for names, tasks in pooled.items():
-        settings = {setting for by_setting in tasks.values() for setting in by_setting}
+    for names, several in pooled.items():
+        settings = {pair.setting for pair, _ in several}
         if len(settings) > 1:
-            paired = {task: joined(list(by_setting.values())) for task, by_setting in tasks.items()}
-            found.append(compare(*names, f"{len(settings)} settings", paired))
+            tasks = dict.fromkeys(task for _, paired in several for task in paired)
+            over_all = {task: joined([paired[task] for _, paired in several if task in paired]) for task in tasks}
+            whole = compare(*names, f"{len(settings)} settings", over_all)
+            unlike, equal = (
+                "; ".join(filter(None, dict.fromkeys(getattr(pair, key) for pair, _ in several)))
+                for key in ("unlike", "equal")
+            )
+            found.append(replace(whole, with_raw=several[0][0].with_raw, unlike=unlike, equal=equal))
     return corrected(found)
 
 

@@ -220,7 +220,7 @@ def one_source(scores: Sequence[Score]) -> list[Score]:
 
 def markdown(scores: Sequence[Score], notes: Sequence[str] = ()) -> str:
     parts = [
-        "# Results\n\nMacro-F1 or accuracy in percent, average / worst over demonstration seeds, mean over tasks.\n",
+        "Macro-F1 or accuracy in percent, average / worst over demonstration seeds, mean over tasks.\n",
         *(f"\n{markdown_text(visible(note))}\n" for note in notes),
     ]
     for subset in subsets(scores):

@@ -103,11 +103,15 @@ def verdict(view: Overview, comparisons: Sequence[Comparison]) -> str:
     raw = f"{found.baseline} {trained.average - found.difference:.1f} %"
     if not found.tested:
         return f"There is no verdict: {score} and {raw}, but the two were not scored alike ({found.unlike})."
-    interval = f"{found.difference:+.1f} points, {LEVEL:.0%} interval {found.low:.1f} to {found.high:.1f}"
+    interval = f"{_signed(found.difference)} points, {LEVEL:.0%} interval {_signed(found.low)} to {_signed(found.high)}"
     figures = f"{score} and {raw} ({interval})"
     if found.p_holm >= SIGNIFICANT:
         return f"Meta-training made no difference that stands out from chance: {figures}."
     return f"Meta-training {'helped' if found.difference > 0 else 'did harm'}: {figures}."
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _average(row: RowScore) -> float:
@@ -118,8 +122,8 @@ def against_baseline(comparisons: Sequence[Comparison]) -> list[str]:
     """A sentence for each comparison of a method with its baseline."""
     return [
         f"{c.method} against {c.baseline}{f' (equal {c.equal})' if c.equal not in ('', 'neither') else ''}: "
-        f"{c.difference:+.1f} points ({c.low:.1f} to {c.high:.1f}), "
-        f"{'beyond' if c.p_holm < SIGNIFICANT else 'within'} chance."
+        f"{_signed(c.difference)} points ({_signed(c.low)} to {_signed(c.high)}), "
+        f"{'' if c.p_holm < SIGNIFICANT else 'not '}significant."
         for c in comparisons
         if not c.with_raw and c.tested
     ]
@@ -143,20 +147,25 @@ def not_alike(results: Sequence[Result]) -> list[str]:
 
 
 def collapsed(results: Sequence[Result]) -> list[str]:
-    """A sentence for each row and task that has nearly one answer for everything, unlike the gold labels."""
+    """A sentence for each row that has nearly one answer for everything on some task, unlike the gold labels."""
     found = []
-    for result in results:
+    for result in sorted(results, key=lambda result: result.row.demonstrations == 0):
+        tasks = {}  # share of the most frequent answer, and the answer
         for task in result.tasks():
             golds, answers = _totals(result.confusion(task))
             count = sum(golds.values())
             answer = max(answers, key=lambda name: answers[name], default="")
-            if count and answers[answer] >= MOSTLY * count >= 0 and golds.get(answer, 0) <= PLAUSIBLE * count:
-                share = f"{answers[answer] / count:.0%}".replace("%", " %")
-                ways = [] if result.row.calibrated or result.row.direction == "channel" else ["--calibrate"]
-                ways += [] if result.row.direction == "channel" else ["--direction channel"]
-                advice = f"; try {' or '.join(ways)}" if ways else ""
-                where = f"{result.label} on {task} ({result.setting})"
-                found.append(f"{where}: {share} of the answers are \u201c{answer}\u201d{advice}.")
+            if count and answers[answer] >= MOSTLY * count and golds.get(answer, 0) <= PLAUSIBLE * count:
+                tasks[task] = (answers[answer] / count, answer)
+        if tasks:
+            worst = max(tasks, key=lambda task: tasks[task][0])
+            share, answer = tasks[worst]
+            others = f" ({len(tasks) - 1} more tasks like it)" if len(tasks) > 1 else ""
+            ways = [] if result.row.calibrated or result.row.direction == "channel" else ["--calibrate"]
+            ways += [] if result.row.direction == "channel" else ["channel"]
+            advice = f"; try {' or '.join(ways)}" if ways and result.row.learner == "in-context" else ""
+            where = f"{result.label}, {worst} of {result.setting}{others}"
+            found.append(f"{where}: {100 * share:.0f} % of the answers are \u201c{answer}\u201d{advice}.")
     return found
 
 
