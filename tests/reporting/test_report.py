@@ -26,14 +26,10 @@ from builders import (
     write_results,
     write_setting,
 )
-<<<<<<< HEAD
 from maml_en_llm.evaluation.protocol import demonstration_bank, evaluate, scored_examples
-=======
-from maml_en_llm.evaluation.protocol import demonstration_pool, evaluate, scored_examples
 from maml_en_llm.models import load_tokenizer
 from maml_en_llm.prompts.demonstrations import fixed_demonstrations
 from maml_en_llm.prompts.layout import PromptFormat
->>>>>>> results
 from maml_en_llm.reporting import plots
 from maml_en_llm.reporting.blocks import Section
 from maml_en_llm.reporting.reading import read_result

@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import EvaluateConfig
-<<<<<<< HEAD
 from ..evaluation.protocol import demonstration_bank, scored_examples
-=======
-from ..evaluation.protocol import demonstration_pool, scored_examples
 from ..files import content_hash
 from ..models import load_tokenizer
->>>>>>> results
 from ..prompts.demonstrations import fixed_demonstrations
 from ..prompts.layout import EncodedTarget, PromptFormat
 from ..results import Prediction, read_predictions
@@ -191,7 +187,7 @@ def task_prompts(result: Result, task: Task, examples: Sequence[Example], model:
     form = PromptFormat(row.direction, row.layout, *limits, row.overflow)  # type: ignore[arg-type]
     tokenizer = load_tokenizer(model)
     head = form.encode_instruction(tokenizer, task.instruction) if row.instructions else []
-    pool = demonstration_pool(_config(result), task)
+    pool = demonstration_bank(_config(result), task)
     seed = result.content.seeds[0]
     drawn = fixed_demonstrations(pool, row.demonstrations, task.name, seed) if row.demonstrations else []
     targets = form.encode_all_targets(tokenizer, examples, first=not drawn and not head)
