@@ -130,8 +130,8 @@ def test_one_label_for_nearly_all_rows_is_pointed_out() -> None:
     model = InContextClassifier(device="cpu", choose="balanced").fit(
         [*FRUIT[:8], *INSECTS[:8]], ["red"] * 8 + ["blue"] * 8
     )
-    with pytest.warns(UserWarning, match=r"'(red|blue)' is predicted for 7\d of 72 rows, though 50 % of .* learner"):
-        model.predict([*FRUIT[8:], *INSECTS[8:]] * 3)
+    with pytest.warns(UserWarning, match=r"'red' is predicted for 7\d of 72 rows, though 50 % of .* learner"):
+        model.predict(FRUIT[8:] * 6)
 
 
 def test_it_works_in_pipelines_and_searches(model_folder: Path) -> None:

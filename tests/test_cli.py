@@ -204,7 +204,7 @@ def test_report_refuses_nothing_and_foreign_files(shell: Shell, tmp_path: Path) 
     assert "no results given" in shell.err
     (tmp_path / "a.json").write_text("{}")
     assert shell("report", tmp_path / "a.json", "--output", tmp_path / "report") == 2
-    assert "a.json: setting: Field required; give results of" in shell.err
+    assert "a.json: not a results file" in shell.err
 
 
 def test_predict_prints_the_options_best_first(shell: Shell, trained: Path, tmp_path: Path) -> None:

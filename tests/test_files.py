@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from maml_en_llm.files import check_output, lock, only_writer, owner, read_json, replace_folder, write_text, writing
+from maml_en_llm.names import mark
 
 
 def no_space(descriptor: int) -> None:
@@ -43,12 +44,13 @@ def test_a_folder_that_cannot_be_finished_leaves_the_one_before(
     for folder, text in ((old, "before"), (new, "after")):
         folder.mkdir()
         (folder / "weights").write_text(text)
+    mark(old, "train")
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", no_space)
         with pytest.raises(OSError, match="No space left"):
-            replace_folder(new, old)
+            replace_folder(new, old, "train")
     assert (old / "weights").read_text() == "before"
-    replace_folder(new, old)
+    replace_folder(new, old, "train")
     assert (old / "weights").read_text() == "after"
     assert list(tmp_path.iterdir()) == [old]
 
@@ -79,7 +81,7 @@ def test_new_folders_have_the_modes_of_new_files(tmp_path: Path) -> None:
     new.mkdir()
     safetensors.torch.save_file({"w": torch.zeros(1)}, new / "weights")
     (new / "weights").chmod(0o600)  # as some versions of some libraries leave them
-    replace_folder(new, tmp_path / "new")
+    replace_folder(new, tmp_path / "new", "train")
     plain.touch()
     assert (tmp_path / "new" / "weights").stat().st_mode == plain.stat().st_mode
 

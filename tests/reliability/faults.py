@@ -61,8 +61,8 @@ class Bench:
             self.events[name], self.syncs[name] = json.loads(counted.read_text())
 
     def train(self, output: Path) -> None:
-        keys = {"method": "metaicl", "batches": 10, "checkpoint_every": 2, "batch_size": 2, "resume": True}
-        train(train_config(self.collection, self.model, output / "run", **keys))
+        keys = {"method": "metaicl", "batches": 10, "checkpoint_every": 2, "batch_size": 2}
+        train(train_config(self.collection, self.model, output / "run", **keys), resume=True)
 
     def evaluate(self, output: Path) -> None:
         evaluate(evaluate_config(self.collection, self.model, output / "results.json", seeds=(100, 13, 21)))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from builders import train_config
+from maml_en_llm.names import unfinished
 from maml_en_llm.training.checkpoint import RunDirectory, read_metrics
 
 STATE = {
@@ -27,8 +28,8 @@ STATE = {
 }
 
 
-def directory(folder: Path, **changes: Any) -> RunDirectory:
-    run = RunDirectory(train_config(Path("c"), Path("m"), folder / "run", batches=100, **changes), {})
+def directory(folder: Path, resume: bool = False, **changes: Any) -> RunDirectory:
+    run = RunDirectory(train_config(Path("c"), Path("m"), folder / "run", batches=100, **changes), {}, resume)
     run.begin()
     return run
 
@@ -167,7 +168,11 @@ def test_metrics_end_where_the_checkpoint_does(tmp_path: Path) -> None:
 def test_what_a_kill_leaves_of_the_first_instant_is_taken_up(tmp_path: Path) -> None:
     config = train_config(Path("c"), Path("m"), tmp_path / "run")
     folder = tmp_path / "run"
-    for names in (["config.yaml.partial"], ["config.yaml"], ["config.yaml", "data.json", "run.json.partial"]):
+    for names in (
+        [unfinished(Path("config.yaml")).name],
+        ["config.yaml"],
+        ["config.yaml", "data.json", unfinished(Path("run.json")).name],
+    ):
         RunDirectory(config, {}).begin()
         whole = {path.name: path.read_bytes() for path in folder.iterdir()}
         for path in folder.iterdir():

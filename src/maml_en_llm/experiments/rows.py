@@ -169,11 +169,14 @@ def rows_of(
             section = "adapt" if "adapt" in row else "evaluate"
             values = given | {"setting": setting, "model": str(train.output / "model") if train else model}
             values["output"] = output / table.name / "results" / setting / f"{name}.json"
+            shared, own = {}, values
+            readers = ("evaluate", "adapt") if section == "adapt" else ("evaluate",)
             for part in (table.shared, overrides.sections, row, overrides.rows.get(name, {}), overrides.forced):
-                for reader in ("evaluate", "adapt") if section == "adapt" else ("evaluate",):
-                    values |= part.get(reader, {})
-                    read |= part.get(reader, {}).keys()
-            score = _make(SCORING[section], values, f"{table.path.name}: row {name}")
+                into = shared if part is table.shared or part is overrides.sections else own
+                for reader in readers:
+                    into |= part.get(reader, {})
+            score = _with_shared(SCORING[section], shared, own, f"{table.path.name}: row {name}")
+            read |= (shared.keys() - score.unread().keys()) | own.keys()
             found.append(RowRun(name, setting, train, score))
     unread = [k for section in overrides.sections.values() for k in section if k not in read]
     if unread and found:
@@ -193,18 +196,18 @@ def _method(keys: Mapping[str, Any], shared: Mapping[str, Any], where: str) -> M
     own = {key: value for key, value in keys.items() if key != "method"}
     if unknown := [key for key in own if key not in fields]:
         raise ValueError(f"{where}: {unknown[0]} is no key of its method")
-    values = {key: value for key, value in shared.items() if key in fields} | own
-    unchecked = object.__new__(kind)  # which keys have an effect depends on the others alone
-    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-    vars(unchecked).update(defaults | values)
-    unread = unchecked.unread().keys() - own.keys()
-    made: Method = _make(kind, {key: value for key, value in values.items() if key not in unread}, where)
+    made: Method = _with_shared(kind, {key: value for key, value in shared.items() if key in fields}, own, where)
     return made
 
 
-def _make(config_type: type[Any], values: Mapping[str, Any], where: str) -> Any:
+def _with_shared(config_type: type[Any], shared: Mapping[str, Any], own: Mapping[str, Any], where: str) -> Any:
+    """A configuration of its `own` keys, over those of the `shared` ones that have an effect with them."""
+    values = {**shared, **own}
+    unchecked = object.__new__(config_type)  # which keys have an effect depends on the others alone
+    vars(unchecked).update({field.name: field.default for field in dataclasses.fields(config_type)} | values)
+    unread = unchecked.unread().keys() - own.keys()
     try:
-        return config_type(**values)
+        return config_type(**{key: value for key, value in values.items() if key not in unread})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 

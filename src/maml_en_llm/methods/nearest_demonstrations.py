@@ -29,7 +29,7 @@ class NearestDemonstrations(MetaICL):
         return "Nearest demonstrations"
 
     def sampler(self, **data: Any) -> Sampler:
-        return NearestSampler(**data)
+        return NearestSampler(**data | {"select": data.get("select") or BM25()})
 
     def predictor(self, model: LoadedModel, style: PromptStyle, **options: Any) -> Predictor:
         return InContext(model, style, **{"select": BM25(), **options})

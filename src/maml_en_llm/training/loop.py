@@ -57,6 +57,7 @@ def _train(config: Method, resume: bool) -> Path:
     if left_out:
         console.print(f"left out, because the manifest has no instruction for them: {', '.join(left_out)}")
     if run.finished:
+        run.finish()  # a kill may have left checkpoints behind the model
         run.finish()
         console.print(f"{run.model} is finished already")
         return run.model
