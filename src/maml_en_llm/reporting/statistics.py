@@ -198,9 +198,9 @@ def comparisons(pairs: Iterable[Pair]) -> list[Comparison]:
     for pair in pairs:
         if paired := paired_scores(pair.scores, pair.baseline_scores):
             compared = compare(*pair[:3], paired)
-            found.append(replace(
-                compared, with_raw=pair.with_raw, unlike=pair.unlike, tested=pair.tested, equal=pair.equal
-            ))
+            found.append(
+                replace(compared, with_raw=pair.with_raw, unlike=pair.unlike, tested=pair.tested, equal=pair.equal)
+            )
     return corrected(found)
 
 
