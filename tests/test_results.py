@@ -166,7 +166,8 @@ def test_what_is_whole_of_an_interrupted_evaluation_is_kept(
     assert store.finished("t") == kept
     for seed in {100, 13} - kept:
         store.add("t", seed, [a_prediction(seed=seed)])
-    store.finish()
+    store.write()
+    store.forget()
     assert not path.exists()
     for seed in (100, 13):
         assert read_predictions(tmp_path / "r.predictions.jsonl", seed)[1] == 0

@@ -20,6 +20,7 @@ from .prompts.choosing import Choice, needs_vectors
 from .prompts.layout import Direction, Layout, Overflow
 
 Optimizer = Literal["adamw", "sgd"]
+DEFAULT_METHOD = "maml-en-llm"
 Trainable = Literal["full", "lora", "bias", "last_blocks"]
 
 

@@ -503,7 +503,7 @@ def test_a_phone_need_not_scroll_sideways(opened: Open, scheme: str) -> None:
     browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 375
     assert browser.execute_script("return innerWidth") == 375
-    hidden = """return [...document.querySelectorAll('main td, main tbody th')].filter(cell => {
+    hidden = """return [...document.querySelectorAll('main tbody :is(td, th), main tfoot :is(td, th)')].filter(cell => {
         const box = cell.getBoundingClientRect();
         return box.width && (box.left < 0 || box.right > innerWidth + 1);
     }).map(cell => cell.textContent.slice(0, 40))"""

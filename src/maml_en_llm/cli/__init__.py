@@ -11,10 +11,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..config import AdaptConfig, EvaluateConfig, load_yaml, typed_keys
-from ..experiments.rows import TableName
-from ..methods import DEFAULT, method_type
-from ..methods.method import Method
+from ..config import DEFAULT_METHOD, AdaptConfig, EvaluateConfig, load_yaml, typed_keys
+from ..experiments import TableName
+from ..names import printable
 from ..progress import console
 from ..prompts.choosing import Choice
 from .tasks import (
@@ -34,7 +33,7 @@ from .tasks import (
 class TrainSwitches:
     """What `train` does with a configuration."""
 
-    method: str = DEFAULT
+    method: str = DEFAULT_METHOD
     """How batches become updates; its keys are flags, too: `train --method NAME --help` shows them."""
     resume: bool = False
     """Continue the run in --output from its newest checkpoint, or start it if there is none."""
@@ -42,7 +41,7 @@ class TrainSwitches:
     """Show what memory, time and disk the run will take, and stop."""
 
 
-def train(config: Method, switches: TrainSwitches) -> None:
+def train(config: Any, switches: TrainSwitches) -> None:
     """Meta-train a model on the training tasks of a setting."""
     if switches.plan:
         from ..training.plan import plan
@@ -325,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(VERBS[verb], words[len(verb.split()) :], verb)
     except ValueError as error:
-        print(f"maml-en-llm {verb}: {error}", file=sys.stderr)
+        print(f"maml-en-llm {verb}: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"maml-en-llm {verb}: {str(interrupt) or 'stopped'}", file=sys.stderr)
@@ -354,10 +353,12 @@ def run(function: Callable[..., None], words: list[str], verb: str) -> None:
     function(config_type(**vars(flags)))
 
 
-def training_flags(defaults: dict[str, Any], words: list[str], program: str) -> tuple[Method, TrainSwitches]:
+def training_flags(defaults: dict[str, Any], words: list[str], program: str) -> tuple[Any, TrainSwitches]:
     """The method that `--method`, or else a file, names, and its keys."""
+    from ..methods import method_type
+
     named = _values_of("--method", list(words))
-    name = named[-1] if named else str(defaults.get("method", (DEFAULT, ""))[0])
+    name = named[-1] if named else str(defaults.get("method", (DEFAULT_METHOD, ""))[0])
     kind = method_type(name)
     kind_and_switches: Any = dataclasses.make_dataclass("Train", (), bases=(kind, TrainSwitches), frozen=True)
     typed = typed_defaults(defaults, kind_and_switches)

@@ -7,25 +7,13 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ..config import AdaptConfig, EvaluateConfig, load_yaml, typed_keys
-from ..methods import DEFAULT, method_names, method_type
+from ..config import DEFAULT_METHOD, AdaptConfig, EvaluateConfig, load_yaml, typed_keys
+from ..methods import method_names, method_type
 from ..methods.method import Method
+from . import TableName
 
-TableName = Literal[
-    "table2a",
-    "table2b",
-    "table3a",
-    "table3b",
-    "table4",
-    "table5",
-    "table6",
-    "runtime",
-    "exploration",
-    "baselines",
-    "spread",
-]
 TABLES = Path(__file__).parent / "tables"
 TABLE_NAMES: tuple[str, ...] = typing.get_args(TableName)
 SCORING: dict[str, type[Any]] = {"evaluate": EvaluateConfig, "adapt": AdaptConfig}
@@ -191,7 +179,7 @@ def training_keys() -> set[str]:
 
 def _method(keys: Mapping[str, Any], shared: Mapping[str, Any], where: str) -> Method:
     """A row's training: of the `shared` keys those that its method reads, under its own `keys`."""
-    kind = method_type(str(keys.get("method", shared.get("method", DEFAULT))))
+    kind = method_type(str(keys.get("method", shared.get("method", DEFAULT_METHOD))))
     fields = {field.name for field in dataclasses.fields(kind)}
     own = {key: value for key, value in keys.items() if key != "method"}
     if unknown := [key for key in own if key not in fields]:
@@ -233,7 +221,7 @@ def _sections(record: Mapping[str, Any], where: str) -> Sections:
 def _training_section(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Keys of training with their types; without a `method`, those of any method."""
     _refuse_unknown(record, training_keys(), where)
-    names = [str(record["method"])] if "method" in record else [DEFAULT, *method_names()]
+    names = [str(record["method"])] if "method" in record else [DEFAULT_METHOD, *method_names()]
     found: dict[str, Any] = {key: value for key, value in record.items() if key == "method"}
     for kind in map(method_type, names):
         fields = {field.name for field in dataclasses.fields(kind)}

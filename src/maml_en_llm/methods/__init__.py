@@ -11,12 +11,10 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from ..config import typed_keys
+from ..config import DEFAULT_METHOD, typed_keys
 from ..results import Provenance
 from .method import Learner as Learner
 from .method import Method
-
-DEFAULT = "maml-en-llm"
 
 
 def method_names() -> list[str]:
@@ -42,7 +40,7 @@ def method_from_keys(keys: Mapping[str, Any], where: str = "configuration") -> M
 
     Raises ValueError, which begins with `where`, for an unknown key or a wrong value.
     """
-    kind = method_type(str(keys.get("method", DEFAULT)))
+    kind = method_type(str(keys.get("method", DEFAULT_METHOD)))
     return kind(**typed_keys({name: value for name, value in keys.items() if name != "method"}, kind, where))
 
 
