@@ -21,6 +21,7 @@ from ..progress import console, result
 
 if TYPE_CHECKING:
     from ..sources.importing import Imported
+    from ..sources.quality import Quality
 
 REPORT = "maml-en-llm check 1"  # the first words of what `tasks check --report` writes
 
@@ -367,39 +368,43 @@ def tasks_check(
     from ..tasks.collection import load_collection
     from ..tasks.writing import write_json
 
+    if report is not None:
+        check_file(report, REPORT)
+    opened = load_collection(collection)
     tokenizer = None
     if model is not None:
         from ..models import load_tokenizer
 
         tokenizer = load_tokenizer(model)
-    if report is not None:
-        check_file(report, REPORT)
-    opened = load_collection(collection)
     found = check_collection(opened)
     for violation in found:
         print(printable(str(violation)))
-    errors = sum(violation.severity == "error" for violation in found)
-    quality = None
-    if not any(violation.path.name == "manifest.json" and violation.severity == "error" for violation in found):
+    errors = [violation.path.name for violation in found if violation.severity == "error"]
+    listed = [{"file": str(v.path), "line": v.line, "severity": v.severity, "message": v.message} for v in found]
+    record: dict[str, Any] = {"format": REPORT, "violations": listed}
+    if "manifest.json" not in errors:
         quality = examine(opened, tokenizer, max_tokens_per_example)
-    if quality is not None:
-        _show_tasks([(n.name, n.kind, n.examples, n.labels) for n in quality.statistics.values()])
-    for task in quality.statistics if quality is not None else ():
-        for number, finding in enumerate(quality.of(task) if quality is not None else ()):
-            if not number:
-                _say(task)
-            first = f" ({finding.places[0]})" if finding.places else ""
-            _say(f"{finding.what}, {finding.count}: {finding.message}{first}", 2)
+        record |= quality.as_json()
+        _show_quality(quality)
     if report is not None:
-        listed = [{"file": str(v.path), "line": v.line, "severity": v.severity, "message": v.message} for v in found]
-        write_json(
-            report, {"format": REPORT, "violations": listed} | (quality.as_json() if quality is not None else {})
-        )
+        write_json(report, record)
     if errors:
         raise SystemExit(2)
     for name in opened.setting_names:
         _print(opened.setting(name).presence())
     print(f"{len(opened)} tasks are good")
+
+
+def _show_quality(quality: Quality) -> None:
+    """A table of the tasks, and below it what was found in each."""
+    _show_tasks([(n.name, n.kind, n.examples, n.labels) for n in quality.statistics.values()])
+    for task in quality.statistics:
+        findings = quality.of(task)
+        if findings:
+            _say(task)
+        for finding in findings:
+            first = f" ({finding.places[0]})" if finding.places else ""
+            _say(f"{finding.what}, {finding.count}: {finding.message}{first}", 2)
 
 
 def tasks_show_prompt(

@@ -186,7 +186,7 @@ def check_training_data(collection: Collection, setting: Setting, cache: Path | 
                         raise ValueError(
                             f"{examples.path}:{line + 1}: this example of the target {examples.task} is also in the "
                             f"training data, {other.path}:{place + 1}; delete it there, or do not train on "
-                            f"{other.task} (`tasks check` lists all such examples)"
+                            f"{other.task} (`tasks check` says how many there are)"
                         )
     return sum(map(len, found))
 
