@@ -107,7 +107,7 @@ def test_a_user_sees_one_sentence_and_no_traceback(
         (["--max-tokens", "9999"], "max_tokens is 9999 but "),
         (["--device", "toaster"], "device is 'toaster'; it must be auto, cpu"),
         (["--config"], "--config needs a value"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml does not exist; give --config a YAML file"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml does not exist; give a YAML file"),
     ],
 )
 def test_a_users_error_is_one_sentence(

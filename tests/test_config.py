@@ -99,7 +99,7 @@ def test_a_bad_yaml_file_names_file_key_and_what_it_must_be(tmp_path: Path, text
 
 
 def test_yaml_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nothing\.yaml does not exist; give --config a YAML file"):
+    with pytest.raises(ValueError, match=r"nothing\.yaml does not exist; give a YAML file"):
         load_yaml(tmp_path / "nothing.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"setting: caf\xe9")
     with pytest.raises(ValueError, match=r"latin\.yaml: not valid YAML"):

@@ -18,6 +18,7 @@ import yaml
 
 from .prompts.choosing import Choice, needs_vectors
 from .prompts.layout import Direction, Layout, Overflow
+from .safe_yaml import read_yaml_file
 
 Optimizer = Literal["adamw", "sgd"]
 DEFAULT_METHOD = "maml-en-llm"
@@ -243,12 +244,7 @@ def read_yaml(path: Path, config_type: type[Any]) -> dict[str, Any]:
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file as they are; ValueError when it holds something else."""
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; give --config a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    record = read_yaml_file(path) or {}
     if not isinstance(record, dict):
         raise ValueError(f"{path}: must hold keys and values, like `lr: 1e-5`")
     return record

@@ -17,6 +17,7 @@ from ..bilevel.exploration import Order, Trajectory, Workspace
 from ..bilevel.steps import Step
 from ..config import Optimizer
 from ..models.trainable import TrainableModel
+from ..progress import console
 from ..prompts.batches import Batch, MixtureSampler, SameTaskSampler, Sampler
 from ..prompts.style import PromptStyle
 from .method import GradientLearner, GradientMethod, Learner
@@ -38,7 +39,7 @@ class MAMLenLLM(GradientMethod):
     """second is the exact meta-gradient, first ignores how adaptation depends on the start."""
     curvature: Curvature | None = None
     """Hessian-vector products by one more gradient (difference), two (central), or exact; by default difference in
-    float32, central in bfloat16."""
+    float32, and central, which computes in float32, in bfloat16."""
     trajectory: Trajectory = "keep"
     """With inner_steps > 1, keep every step or recompute it on the way back, which saves memory."""
     verify_curvature: int = 0
@@ -106,6 +107,7 @@ class MAMLLearner(GradientLearner):
         super().__init__(method, model, sampler)
         self.inner: Step = method.step(method.inner_optimizer, method.inner_lr)
         self.workspace: Workspace = {}
+        self.said: set[str] = set()  # notes of the engine that were printed
 
     def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
         method, k = self.method, self.method.inner_steps
@@ -140,6 +142,9 @@ class MAMLLearner(GradientLearner):
             figures["curvature_error"] = curvature_error
         if result.steep:
             figures["steep"] = result.steep
+        for note in set(result.notes) - self.said:
+            console.print(note, markup=False)
+        self.said |= set(result.notes)
         return figures
 
     def verification_is_due(self) -> bool:
