@@ -102,7 +102,7 @@ def test_yaml_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nothing\.yaml does not exist; give a YAML file"):
         load_yaml(tmp_path / "nothing.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"setting: caf\xe9")
-    with pytest.raises(ValueError, match=r"latin\.yaml: not valid YAML"):
+    with pytest.raises(ValueError, match=r"latin\.yaml:1: not UTF-8 text; save the file as UTF-8"):
         load_yaml(tmp_path / "latin.yaml")
 
 

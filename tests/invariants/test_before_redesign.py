@@ -1,9 +1,9 @@
 """Short runs of every method give the parameters that they gave before methods became dataclasses (commit dbe3382).
 
 For each tensor of the saved model the file has its sum, its norm and its eighth element; compared are mean, root mean
-square and that element. Batches hold one prompt, since several are computed in groups now, which rounds differently, and
-MAML runs have an epsilon of 1e-3: with a smaller one derivatives of steps from zero moments, which used to be noise, are
-left out now (docs/bilevel.md).
+square and that element. Batches hold one prompt, since several are computed in groups now, which rounds differently.
+MAML runs have an epsilon of 1e-3: with a smaller one, derivatives of steps from zero moments, which used to be noise,
+are left out now (docs/bilevel.md).
 """
 
 from __future__ import annotations
