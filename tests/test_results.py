@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builders import a_prediction, a_provenance, a_row, a_run, a_training, write_results
+from builders import a_prediction, a_provenance, a_row, a_run, a_training, make_collection, write_results
 from maml_en_llm.reporting.reading import not_read_lines, read_inputs, read_result
 from maml_en_llm.reporting.report import report
 from maml_en_llm.results import (
@@ -171,3 +171,13 @@ def test_what_is_whole_of_an_interrupted_evaluation_is_kept(
     assert not path.exists()
     for seed in (100, 13):
         assert read_predictions(tmp_path / "r.predictions.jsonl", seed)[1] == 0
+
+
+@pytest.mark.parametrize("manifest", ["3", "[1]", '{"tasks": 3}', '{"tasks": [{}]}', '{"tasks": [["a"]]}', "[" * 9999])
+def test_a_collection_that_is_no_longer_good_does_not_stop_a_report(manifest: str, tmp_path: Path) -> None:
+    collection = make_collection(tmp_path / "collection")
+    (collection / "manifest.json").write_text(manifest)
+    config = {"collection": str(collection)}
+    path = write_results(tmp_path / "a.json", "Raw LM", {"mood": [0.5, 0.6]}, config=config)
+    path.with_suffix(".predictions.jsonl").write_text(prediction_line(a_prediction(task="mood")))
+    assert f"The collection {collection} is not there" in report([path], tmp_path / "out").read_text()

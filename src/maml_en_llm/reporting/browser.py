@@ -221,10 +221,14 @@ def _config(result: Result) -> EvaluateConfig:
 
 
 def _collection(place: str) -> Collection | None:
+    """None where there is none any more, or what it holds is not good: a report can do without."""
     try:
-        return load_collection(Path(place)) if place else None
-    except ValueError:
+        collection = load_collection(Path(place)) if place else None
+        if collection is not None:
+            next((collection[folder.name] for folder in collection.task_folders), None)  # reads the manifest
+    except (ValueError, OSError, TypeError, KeyError, AttributeError):
         return None
+    return collection
 
 
 def _by_task(rows: Sequence[Prediction]) -> dict[str, dict[int, Prediction]]:
