@@ -64,6 +64,8 @@ class LinearHead(Method):
 
     def unread(self) -> dict[str, str]:
         keys = (
+            "choose",
+            "layer",
             "batch_size",
             "direction",
             "predicted",
