@@ -28,7 +28,7 @@ import tyro
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from common import PADDED, emit, in_child, make_model, open_collection, open_tokenizer, seconds, table
-from maml_en_llm import PromptFormat, TrainConfig
+from maml_en_llm import PromptFormat
 from maml_en_llm.bilevel.curvature import value_and_gradient
 from maml_en_llm.methods.metaicl import MetaICL
 from maml_en_llm.models import PromptLoss, keep_freed_memory, save_model, trainable_parameters
@@ -99,14 +99,12 @@ class Ours:
     """MetaICL as the training loop runs it, on the prompts of `sampler`."""
 
     def __init__(self, sampler: MixtureSampler) -> None:
-        self.model, self.sampler = make_model(), sampler
-        self.parameters = {name: p.detach() for name, p in trainable_parameters(self.model).items()}
-        self.loss = PromptLoss(self.model)
-        unread = {"collection": Path(), "setting": "", "model": "", "output": Path()}
-        self.method = MetaICL(TrainConfig(method="metaicl", **unread), self.parameters)
+        self.model = make_model()
+        method = MetaICL(collection=Path(), setting="", model="", output=Path())
+        self.learner = method.learner(TrainableModel(self.model, sampler.tokenizer), sampler)
 
     def step(self, number: int) -> None:
-        self.method.update(self.loss, self.parameters, [self.sampler.batch(number)], 1.0, measure=False)
+        self.learner.update(self.learner.batches(number), 1.0, measure=False)
 
 
 def drawing_seconds(sampler: MixtureSampler, prompts: int) -> float:

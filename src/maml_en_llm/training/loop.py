@@ -58,7 +58,6 @@ def _train(config: Method, resume: bool) -> Path:
         console.print(f"left out, because the manifest has no instruction for them: {', '.join(left_out)}")
     if run.finished:
         run.finish()  # a kill may have left checkpoints behind the model
-        run.finish()
         console.print(f"{run.model} is finished already")
         return run.model
 
