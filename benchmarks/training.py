@@ -31,7 +31,7 @@ from common import PADDED, emit, in_child, make_model, open_collection, open_tok
 from maml_en_llm import PromptFormat
 from maml_en_llm.bilevel.curvature import value_and_gradient
 from maml_en_llm.methods.metaicl import MetaICL
-from maml_en_llm.models import PromptLoss, keep_freed_memory, save_model, trainable_parameters
+from maml_en_llm.models import PromptLoss, TrainableModel, keep_freed_memory, save_model, trainable_parameters
 from maml_en_llm.prompts.batches import Batch, MixtureSampler
 from maml_en_llm.prompts.layout import EncodedPrompt
 from maml_en_llm.prompts.token_cache import TokenCache
