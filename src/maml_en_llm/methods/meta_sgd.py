@@ -52,6 +52,9 @@ class MetaSGD(GradientMethod):
     def learner(self, model: TrainableModel, sampler: Sampler) -> Learner:
         return MetaSGDLearner(self, model, sampler)
 
+    def unread(self) -> dict[str, str]:
+        return super().unread() | {"choose": "method=meta-sgd"}
+
     def check(self) -> None:
         self.at_least(1, "copies", "inner_steps")
         super().check()

@@ -61,6 +61,9 @@ class TokenWeights(GradientMethod):
     def learner(self, model: TrainableModel, sampler: Sampler) -> Learner:
         return TokenWeightsLearner(self, model, sampler)
 
+    def unread(self) -> dict[str, str]:
+        return super().unread() | {"choose": "method=token-weights"}
+
     def check(self) -> None:
         self.at_least(1, "copies", "inner_steps")
         super().check()
