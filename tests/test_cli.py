@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import maml_en_llm
 from builders import evaluate_config, make_collection, train_config, write_lines
+from maml_en_llm import cli
 from maml_en_llm.cli import VERBS, main
 from maml_en_llm.config import to_yaml
 from maml_en_llm.evaluation.prediction import read_demonstrations
@@ -342,3 +344,29 @@ def test_new_model_can_be_trained(shell: Shell, collection_folder: Path, tmp_pat
 def test_doctor(shell: Shell) -> None:
     assert shell("doctor") == 0
     assert {"python", "torch", "transformers", "device"} <= {line.split()[0] for line in shell.out.splitlines()}
+
+
+def test_the_version_is_said(shell: Shell) -> None:
+    assert shell("--version") == 0
+    assert shell.out.strip() == f"maml-en-llm {maml_en_llm.__version__}"
+
+
+def test_a_defect_is_one_sentence_and_a_traceback_with_debug(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        """Break."""
+        raise LookupError("no such \x1b[31mthing")
+
+    monkeypatch.setitem(cli.VERBS, "doctor", broken)
+    assert shell("doctor") == 2
+    assert "maml-en-llm doctor: LookupError: no such \\x1b[31mthing; this is a defect" in shell.err
+    assert "Traceback" not in shell.err
+    with pytest.raises(LookupError):
+        shell("doctor", "--debug")
+
+
+def test_a_reader_that_has_enough_is_no_error(command: Callable[..., subprocess.Popen[str]]) -> None:
+    with command("tasks", "list", "--catalogue") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()

@@ -1,6 +1,7 @@
 """Meta-train causal language models so that they learn a new task from the examples in their prompt."""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 # Public names and where they live; imported at first use, so that the command line starts fast.
@@ -34,6 +35,8 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("maml-en-llm")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

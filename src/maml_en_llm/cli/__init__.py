@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -308,14 +310,28 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 
 
+USAGE = "usage: maml-en-llm VERB [--flags]   (VERB --help shows its flags; --debug tracebacks; --version)"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns 0, 2 after a user's error (one sentence, no traceback), 130 when stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
+        print(f"maml-en-llm {version('maml-en-llm')}")
+        return 0
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
     verb = " ".join(words[:2]) if " ".join(words[:2]) in VERBS else words[0] if words else "--help"
     if verb not in VERBS:
         width = max(map(len, VERBS))
         lines = [f"  {name:{width}}  {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items()]
-        listing = "\n".join(["usage: maml-en-llm VERB [--flags]   (VERB --help shows its flags)", "", *lines])
+        listing = "\n".join(
+            [
+                "usage: maml-en-llm VERB [--flags]   (VERB --help shows its flags; --debug, tracebacks; --version)",
+                "",
+                *lines,
+            ]
+        )
         if verb in ("-h", "--help", "tasks") and not (verb == "tasks" and len(words) > 1):
             print(listing)
             return 0
@@ -329,9 +345,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"maml-en-llm {verb}: {str(interrupt) or 'stopped'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads has enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the flush at the end
+        return 0
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
-        print(f"maml-en-llm {verb}: {reason}", file=sys.stderr)
+        print(f"maml-en-llm {verb}: {printable(reason)}", file=sys.stderr)
+        return 2
+    except Exception as error:  # a defect
+        if debug:
+            raise
+        text = printable(" ".join(str(error).split())[:300])
+        where = "this is a defect: the same command with --debug shows where"
+        print(f"maml-en-llm {verb}: {type(error).__name__}: {text}; {where}", file=sys.stderr)
         return 2
     return 0
 
