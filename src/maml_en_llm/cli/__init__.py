@@ -325,13 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         width = max(map(len, VERBS))
         lines = [f"  {name:{width}}  {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items()]
-        listing = "\n".join(
-            [
-                "usage: maml-en-llm VERB [--flags]   (VERB --help shows its flags; --debug, tracebacks; --version)",
-                "",
-                *lines,
-            ]
-        )
+        listing = "\n".join([USAGE, "", *lines])
         if verb in ("-h", "--help", "tasks") and not (verb == "tasks" and len(words) > 1):
             print(listing)
             return 0
