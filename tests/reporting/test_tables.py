@@ -86,7 +86,7 @@ def test_markdown_has_methods_by_settings_in_the_order_of_the_paper() -> None:
     ]
     parts = markdown(scores).split("\n## ")
     assert [part.splitlines()[0] for part in parts] == [
-        "# Results",
+        "Macro-F1 or accuracy in percent, average / worst over demonstration seeds, mean over tasks.",
         "Target tasks in unseen domains",
         "All target tasks",
     ]
