@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from builders import random_batch, train_config
 from maml_en_llm import SGD, AdamW
+from maml_en_llm.config import load_yaml
 from maml_en_llm.methods import method_from_keys
 from maml_en_llm.methods.anil import head_names
 from maml_en_llm.models import TrainableModel
 from maml_en_llm.prompts.batches import Batch
 from unrolled import after_step, detached, relative_error, zero_state
 
-PAGE = Path(__file__).parents[2] / "docs" / "methods" / "anil.md"
+CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "anil.yaml"
 
 
 def config_of(**changes: Any) -> Any:
@@ -99,6 +99,5 @@ def test_a_head_that_is_not_there() -> None:
 
 
 def test_the_configuration_on_its_page_loads() -> None:
-    (text,) = (block.split("```")[0] for block in PAGE.read_text().split("```yaml\n")[1:])
-    config = method_from_keys(yaml.safe_load(text) | {"collection": "c", "setting": "s", "output": "o"})
+    config = method_from_keys(load_yaml(CONFIG) | {"collection": "c", "setting": "s", "output": "o"})
     assert (config.name, config.label()) == ("anil", "ANIL")

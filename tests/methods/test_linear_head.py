@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForCausalLM
 
 from builders import make_collection, train_config
+from maml_en_llm.config import load_yaml
 from maml_en_llm.methods import method_from_keys
 from maml_en_llm.methods.linear_head import Episode
 from maml_en_llm.models import TrainableModel, load_model
@@ -23,7 +23,7 @@ from maml_en_llm.results import read_provenance
 from maml_en_llm.tasks.collection import Example
 from maml_en_llm.training.loop import train
 
-PAGE = Path(__file__).parents[2] / "docs" / "methods" / "linear-head.md"
+CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "linear-head.yaml"
 OPTIONS = ("red", "blue")
 
 
@@ -140,6 +140,5 @@ def test_keys_that_cannot_be_meant(changes: dict[str, Any], message: str) -> Non
 
 
 def test_the_configuration_on_its_page_loads() -> None:
-    (text,) = (block.split("```")[0] for block in PAGE.read_text().split("```yaml\n")[1:])
-    config = method_from_keys(yaml.safe_load(text) | {"collection": "c", "setting": "s", "output": "o"})
+    config = method_from_keys(load_yaml(CONFIG) | {"collection": "c", "setting": "s", "output": "o"})
     assert (config.name, config.label()) == ("linear-head", "Linear head")

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from builders import make_collection, random_batch, train_config
 from maml_en_llm import SGD, AdamW
+from maml_en_llm.config import load_yaml
 from maml_en_llm.methods import method_from_keys
 from maml_en_llm.models import TrainableModel
 from maml_en_llm.prompts.batches import Batch
 from maml_en_llm.training.loop import train
 from unrolled import after_step, detached, relative_error, zero_state
 
-PAGE = Path(__file__).parents[2] / "docs" / "methods" / "meta-sgd.md"
+CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "meta-sgd.yaml"
 SUPPORT, QUERY = (Batch(torch.tensor([[number]]), torch.tensor([[True]])) for number in range(2))
 PLACES = {"collection": "c", "setting": "s", "output": "o"}
 
@@ -109,6 +109,5 @@ def test_the_model_folder_holds_a_rate_of_each_tensor(model_folder: Path, tmp_pa
 
 
 def test_the_configuration_on_its_page_loads() -> None:
-    (text,) = (block.split("```")[0] for block in PAGE.read_text().split("```yaml\n")[1:])
-    config = method_from_keys(yaml.safe_load(text) | PLACES)
+    config = method_from_keys(load_yaml(CONFIG) | PLACES)
     assert (config.name, config.label()) == ("meta-sgd", "Meta-SGD")

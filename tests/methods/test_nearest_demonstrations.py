@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from builders import WORDS, train_config
+from maml_en_llm.config import load_yaml
 from maml_en_llm.methods import method_from_keys
 from maml_en_llm.prediction.predictor import LabelledTask, LoadedModel
 from maml_en_llm.prompts.demonstrations import AsGiven
 from maml_en_llm.tasks.collection import Example
 
-PAGE = Path(__file__).parents[2] / "docs" / "methods" / "nearest-demonstrations.md"
+CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "nearest-demonstrations.yaml"
 
 
 def config_of(**changes: Any) -> Any:
@@ -97,6 +97,5 @@ def test_it_needs_demonstrations() -> None:
 
 
 def test_the_configuration_on_its_page_loads() -> None:
-    (text,) = (block.split("```")[0] for block in PAGE.read_text().split("```yaml\n")[1:])
-    config = method_from_keys(yaml.safe_load(text) | {"collection": "c", "setting": "s", "output": "o"})
+    config = method_from_keys(load_yaml(CONFIG) | {"collection": "c", "setting": "s", "output": "o"})
     assert (config.name, config.label()) == ("nearest-demonstrations", "Nearest demonstrations")

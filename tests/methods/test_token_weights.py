@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, softplus
 
 from builders import make_collection, random_batch, tiny_language_model, train_config
+from maml_en_llm.config import load_yaml
 from maml_en_llm.methods import method_from_keys
 from maml_en_llm.methods.token_weights import WEIGHTS
 from maml_en_llm.models import TrainableModel
@@ -20,7 +20,7 @@ from maml_en_llm.tasks.collection import Example
 from maml_en_llm.training.loop import train
 from unrolled import detached, relative_error
 
-PAGE = Path(__file__).parents[2] / "docs" / "methods" / "token-weights.md"
+CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "token-weights.yaml"
 
 
 def config_of(**changes: Any) -> Any:
@@ -123,6 +123,5 @@ def test_the_model_folder_is_plain_and_holds_a_weight_of_each_token(model_folder
 
 
 def test_the_configuration_on_its_page_loads() -> None:
-    (text,) = (block.split("```")[0] for block in PAGE.read_text().split("```yaml\n")[1:])
-    config = method_from_keys(yaml.safe_load(text) | {"collection": "c", "setting": "s", "output": "o"})
+    config = method_from_keys(load_yaml(CONFIG) | {"collection": "c", "setting": "s", "output": "o"})
     assert (config.name, config.label()) == ("token-weights", "Token weights")
