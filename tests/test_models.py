@@ -268,6 +268,11 @@ print(before, min(faults() for _ in range(5)))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library decides")
 def test_freed_memory_is_used_again() -> None:
-    printed = subprocess.run([sys.executable, "-c", MEMORY], check=True, stdout=subprocess.PIPE, text=True).stdout
-    before, after = map(int, printed.split())  # pages; 64 MiB are 16,384 of the smallest
-    assert after < before / 10
+    ratios = []
+    for _ in range(5):  # by chance of the address layout, the heap of a process may have no room to grow
+        printed = subprocess.run([sys.executable, "-c", MEMORY], check=True, stdout=subprocess.PIPE, text=True).stdout
+        before, after = map(int, printed.split())  # pages; 64 MiB are 16,384 of the smallest
+        ratios.append(after / before)
+        if ratios[-1] < 0.1:
+            return
+    raise AssertionError(ratios)
