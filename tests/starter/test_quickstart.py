@@ -31,7 +31,7 @@ def test_the_whole_job_from_nothing_to_a_report_and_a_prediction(
     for method in ("Raw LM", "MetaICL", "MAML-2-1"):
         assert f"| {method} |" in table
     said = capsys.readouterr().err
-    for row in ("Uniform", "Majority", "Logistic", "Raw LM", "MetaICL", "MAML-2-1"):
+    for row in ("Majority", "Logistic", "Raw LM", "MetaICL", "MAML-2-1"):
         assert re.search(rf"{row} +│ +\d+\.\d │ +\d+\.\d", said), row
     (hint,) = re.findall(r"maml-en-llm (predict --model .*)", said)
     assert main(shlex.split(hint)) == 0

@@ -49,7 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "metaicl": {"method": "metaicl"},
     "maml-2-1": {"method": "maml-en-llm", "inner_lr": 1e-3},
 }
-CHEAP = ("uniform", "majority", "logistic", "nearest", "tfidf-logistic")  # learners of the same 16 labels
+CHEAP = ("majority", "logistic", "nearest", "tfidf-logistic")  # learners of the same 16 labels
 GROUPS = ("a bag of words tells", "a reader tells", "unseen rule")
 
 
