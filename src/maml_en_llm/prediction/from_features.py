@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..prompts.demonstrations import Random, Select
+from ..prompts.demonstrations import Random, Select, queries_by_demonstrations
 from ..tasks.collection import Example
-from ..tasks.seeds import random_generator
 from .features import Features
 from .heads.head import UNSEEN, Head, Scores, centred
 from .predictor import LabelledTask
@@ -34,10 +33,7 @@ class FromFeatures:
         return self.select.labels_used(task.bank, self.demonstrations)
 
     def scores(self, task: LabelledTask, examples: Sequence[Example], seed: int, order: int = 0) -> list[list[float]]:
-        generator = random_generator("demonstrations", task.name, seed)
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, chosen in enumerate(self.select(task.bank, examples, self.demonstrations, generator)):
-            groups.setdefault(tuple(chosen), []).append(index)
+        groups = queries_by_demonstrations(self.select, task.bank, examples, self.demonstrations, task.name, seed)
         found: list[list[float]] = [[] for _ in examples]
         for shown, members in groups.items():
             support = [task.bank[index] for index in shown]

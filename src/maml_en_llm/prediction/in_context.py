@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..prompts.demonstrations import Random, Select, check_bank, reordered
+from ..prompts.demonstrations import Random, Select, check_bank, queries_by_demonstrations
 from ..prompts.layout import EncodedTarget, PromptFormat
 from ..prompts.style import PromptStyle
 from ..tasks.collection import Example
-from ..tasks.seeds import random_generator
 from .predictor import LabelledTask, LoadedModel
 from .scoring import Scorer
 
@@ -60,11 +59,8 @@ class InContext:
         if not self.style.demonstrations:
             return {(): list(range(len(examples)))}
         check_bank(task.bank, self.style.demonstrations, task.name)
-        generator = random_generator("demonstrations", task.name, seed)
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, shown in enumerate(self.select(task.bank, examples, self.style.demonstrations, generator)):
-            groups.setdefault(tuple(reordered(shown, task.name, seed, order)), []).append(index)
-        return groups
+        count = self.style.demonstrations
+        return queries_by_demonstrations(self.select, task.bank, examples, count, task.name, seed, order)
 
     def _score(
         self, form: PromptFormat, head: list[int], prefix: list[int], examples: Sequence[Example], first: bool

@@ -99,3 +99,20 @@ def reordered(shown: Sequence[int], task: str, seed: int, order: int) -> list[in
     if not order:
         return list(shown)
     return [int(index) for index in random_generator("order", task, seed, order).permutation(shown)]
+
+
+def queries_by_demonstrations(
+    select: Select,
+    bank: Sequence[Example],
+    queries: Sequence[Example],
+    count: int,
+    task: str,
+    seed: int,
+    order: int = 0,
+) -> dict[tuple[int, ...], list[int]]:
+    """Indices of queries by the indices in `bank` of their demonstrations of (task, seed), which they share."""
+    generator = random_generator("demonstrations", task, seed)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, shown in enumerate(select(bank, queries, count, generator)):
+        groups.setdefault(tuple(reordered(shown, task, seed, order)), []).append(index)
+    return groups
