@@ -71,6 +71,7 @@ def test_the_readmes_line_is_a_good_example() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.slow
 def test_python_runs(page: Path, own_data: Path) -> None:
     names: dict[str, object] = {}  # a page is read from top to bottom
     for code in blocks(page.read_text(encoding="utf-8"), "python"):

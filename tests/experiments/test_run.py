@@ -186,6 +186,7 @@ def test_a_collection_or_model_that_lies_elsewhere_is_the_same(reproduction: Rep
     assert reproduction.done() == []
 
 
+@pytest.mark.slow
 def test_processes_share_a_set(reproduction: Reproduction, command: Callable[..., subprocess.Popen[str]]) -> None:
     rows = ["raw-lm", "metaicl", "maml-2-1", "channel-raw-lm", "channel-metaicl"]
     words = reproduction.words("table2a", "--rows", *rows)

@@ -74,6 +74,7 @@ def test_attention_begins_by_looking_back_and_for_the_same_word() -> None:
     assert robin @ eagle > 0.8 > 0.3 > robin @ table
 
 
+@pytest.mark.slow
 def test_the_recipe_runs_stage_by_stage_and_is_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recipes.starter.language_model.PASSAGES_FOR_VECTORS", 2000)
     stages = [

@@ -13,6 +13,7 @@ import maml_en_llm
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="cases are forked processes")
+@pytest.mark.slow
 def test_whatever_happens_the_same_command_ends_with_the_same() -> None:
     """One case of every kind, in a process of their own: forks of one that has computed gradients may not compute."""
     words = [sys.executable, str(Path(__file__).with_name("faults.py")), "--cases", "9", "--seed", "7"]

@@ -21,6 +21,7 @@ def small_model(tmp_path: Path) -> Path:
     return tmp_path / "small"
 
 
+@pytest.mark.slow
 def test_the_whole_job_from_nothing_to_a_report_and_a_prediction(
     tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -183,6 +183,7 @@ def test_command_line_exits_with_0_when_good_and_2_when_not(tmp_path: Path, caps
     assert [text.split(": ")[0] for text in lines] == [f"{train}:1", f"{train}:2"]
 
 
+@pytest.mark.slow
 def test_the_real_tasks_are_good(shared: Callable[[str], Path], command: Callable[..., subprocess.Popen[str]]) -> None:
     printed, _ = (process := command("tasks", "check", "--collection", shared("tasks"))).communicate(timeout=100)
     assert process.returncode == 0

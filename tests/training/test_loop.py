@@ -124,6 +124,7 @@ def test_a_crash_before_the_first_checkpoint_starts_anew(
 
 
 @pytest.mark.parametrize("method", ["metaicl", "maml-en-llm"])
+@pytest.mark.slow
 def test_ctrl_c_and_resume_on_the_command_line(
     method: str,
     collection_folder: Path,
