@@ -153,8 +153,9 @@ class EvaluateConfig(Config):
     """What predicts: the model in its context, or a head that learns from the same labelled examples:
     distilled-logistic, logistic, majority, nearest, prototype, set-transformer, tfidf-logistic, tfidf-nearest,
     uniform."""
-    choose: Choice = "random"
-    """Which labelled examples precede an example; all but random never show it itself (docs/choosing.md)."""
+    choose: Choice | None = None
+    """Which labelled examples precede an example; all but random never show it itself (docs/choosing.md). By default as
+    the model was trained, else random."""
     bank: Literal["own", "all"] = "own"
     """Where bm25 and nearest choose from: the task's own labelled examples, or those of all training tasks."""
     choose_groups: int = 0
@@ -191,14 +192,15 @@ class EvaluateConfig(Config):
     def unread(self) -> dict[str, str]:
         """Keys that other values leave without effect, each with the value that does."""
         unread: dict[str, str] = {}
+        choose = self.choose or "random"
         if self.learner != "in-context":
             of_prompts = ("direction", "layout", "max_tokens", "max_tokens_per_example", "overflow", "instructions")
             names = (*of_prompts, "calibrate", "orders", "bank", "tokens_per_forward")
             unread |= dict.fromkeys(names, f"learner={self.learner}")
-        elif not needs_vectors(self.choose, self.choose_groups):
-            unread |= {"layer": f"choose={self.choose}"}
-        if self.choose not in ("bm25", "nearest"):
-            unread |= dict.fromkeys(("bank", "choose_groups"), f"choose={self.choose}")
+        elif not needs_vectors(choose, self.choose_groups):
+            unread |= {"layer": f"choose={choose}"}
+        if choose not in ("bm25", "nearest"):
+            unread |= dict.fromkeys(("bank", "choose_groups"), f"choose={choose}")
         if self.demonstrations == 0:
             unread |= {"choose": "demonstrations=0"}
         return unread

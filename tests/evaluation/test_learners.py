@@ -167,6 +167,28 @@ def test_a_model_trained_with_nearest_demonstrations_says_so(
 
 
 @pytest.mark.parametrize(
+    ("trained", "label"),
+    [
+        ({"method": "metaicl", "choose": "nearest", "layer": "last"}, "MetaICL trained with nearest"),
+        ({"method": "nearest-demonstrations"}, "Nearest demonstrations"),
+    ],
+)
+def test_demonstrations_are_chosen_as_the_model_was_trained(
+    trained: dict[str, Any], label: str, collection_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    model = train(train_config(collection_folder, model_folder, tmp_path / "run", **trained))
+    said = {"choose": trained.get("choose", "bm25")} | {k: v for k, v in trained.items() if k == "layer"}
+    told = evaluate(evaluate_config(collection_folder, model, tmp_path / "told.json", **said))
+    default = evaluate(evaluate_config(collection_folder, model, tmp_path / "default.json"))
+    drawn = evaluate(evaluate_config(collection_folder, model, tmp_path / "drawn.json", choose="random"))
+    assert (default.row.label, default.row.choose) == (label, said["choose"])
+    assert (drawn.row.label, drawn.row.choose) == (f"{label}, random", "random")
+    predictions = [(tmp_path / f"{n}.predictions.jsonl").read_bytes() for n in ("told", "default", "drawn")]
+    assert predictions[0] == predictions[1] != predictions[2]
+    assert default.row.labels_used == told.row.labels_used > drawn.row.labels_used
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"sampling": "same_task", "choose": "nearest"}, "choose is set but sampling=same_task does not read it"),

@@ -84,7 +84,11 @@ class Evaluation:
         # Without demonstrations all seeds and orders are equal.
         several = self.style.demonstrations > 0
         self.seeds, self.orders = (config.seeds, config.orders) if several else (config.seeds[:1], 1)
-        self.draws = config.choose not in ("bm25", "nearest") or config.choose_groups > 0
+        trained = self.method.choose_at_test if several and config.learner == "in-context" else "random"
+        self.choose, self.layer = config.choose or trained, config.layer
+        if config.choose is None and trained != "random":
+            self.layer = self.method.layer
+        self.draws = self.choose not in ("bm25", "nearest") or config.choose_groups > 0
         if not self.draws:
             self.seeds = config.seeds[:1]
         self.training = [collection[name] for name in self.setting.train]
@@ -110,10 +114,10 @@ class Evaluation:
         """The model on prompts."""
         config = self.config
         check_context(self.model.network, self.style.format.max_tokens, config.model)
-        select = selection_with(self.model, config.choose, config.choose_groups, config.layer)
+        select = selection_with(self.model, self.choose, config.choose_groups, self.layer)
         if not self.draws:
             console.print(
-                f"choose={config.choose}: every example has demonstrations of its own, which are encoded for it alone; "
+                f"choose={self.choose}: every example has demonstrations of its own, which are encoded for it alone; "
                 "--choose-groups 8 shares them among similar examples and is faster"
             )
         return self.method.predictor(self.model, self.style, select=select, calibrate=config.calibrate)
@@ -128,7 +132,7 @@ class Evaluation:
         if head.meta_trained:
             assert features is not None
             head = head.meta_train(labelled_vectors(self.training, features), count, config.seeds[0])
-        select = selection_with(self.model, config.choose, config.choose_groups, config.layer)
+        select = selection_with(self.model, self.choose, config.choose_groups, self.layer)
         return FromFeatures(head, count, features, select)
 
     def score(self, task: Task, store: PredictionStore, progress: Tracker, stop: StopRequest) -> None:
@@ -201,7 +205,7 @@ class Evaluation:
         """What tells the results from others in a report."""
         config, style, form, made = self.config, self.style, self.style.format, self.provenance
         told = self.method.label(style) if config.learner == "in-context" else head_label(config.learner)
-        if config.choose != "random":
+        if config.choose is not None and {config.choose, self.method.choose_at_test} != {"random"}:
             told += f", {config.choose}" + (" of all tasks" if config.bank == "all" else "")
         return Row(
             label=config.label or (f"{told} + PMI" if config.calibrate else told),
@@ -209,7 +213,7 @@ class Evaluation:
             model=made.start if made and made.training else config.model,
             direction=form.direction,
             learner=config.learner,
-            choose=config.choose if config.bank == "own" else f"{config.choose} of all tasks",
+            choose=self.choose if config.bank == "own" else f"{self.choose} of all tasks",
             demonstrations=style.demonstrations,
             labels_used=0
             if config.bank == "all"
@@ -232,7 +236,7 @@ class Evaluation:
         config, unseen = self.config, self.setting.unseen_domain_test
         style = self.style
         resolved = vars(config) | vars(style.format)
-        resolved |= {"demonstrations": style.demonstrations, "instructions": style.instructed}
+        resolved |= {"demonstrations": style.demonstrations, "instructions": style.instructed, "choose": self.choose}
         return Results(
             setting=config.setting,
             row=row,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from ..prompts.choosing import Choice
 from ..prompts.style import PromptStyle
 from .metaicl import MetaICL
 
@@ -27,5 +28,9 @@ class LanguageModel(MetaICL):
         return "Raw LM" if style.demonstrations else "No ICL"
 
     def prompts_at_test(self) -> PromptStyle:
-        """It was not trained for a direction or a number of demonstrations."""
+        """It was not trained for a direction, a number of demonstrations or a way to choose them."""
         return replace(self, direction="direct", demonstrations=16).prompts()
+
+    @property
+    def choose_at_test(self) -> Choice:
+        return "random"

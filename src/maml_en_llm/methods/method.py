@@ -105,6 +105,11 @@ class Method(TrainConfig):
         """Factor of the learning rate in `update` of `updates`."""
         return 1.0
 
+    @property
+    def choose_at_test(self) -> Choice:
+        """Which labelled examples precede an example at test, unless `evaluate` is told otherwise."""
+        return self.choose
+
     def sampler(self, **data: Any) -> Sampler:
         """Batches by number; `data`: fields of MixtureSampler."""
         return MixtureSampler(**data)
