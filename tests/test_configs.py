@@ -75,10 +75,10 @@ MAIN += tuple(f"Channel {label}" for label in MAIN)
 
 
 def rows(name: str) -> list[RowRun]:
-    """The rows of a table in its first setting."""
+    """The rows of a table in its first setting, for one training seed."""
     table = read_table(name)
     places = {"collection": Path("collection"), "output": Path("out")}
-    return rows_of(table, Overrides(), settings=table.settings[:1], model=table.model, **places)
+    return rows_of(table, Overrides(training_seeds=(100,)), settings=table.settings[:1], model=table.model, **places)
 
 
 def label_of(row: RowRun) -> str:
@@ -88,6 +88,17 @@ def label_of(row: RowRun) -> str:
     label = label if row.score.learner == "in-context" else row.score.learner
     label = f"{label} + PMI" if row.score.calibrate else label
     return row.score.label or (adapted_label(label, row.score.lr) if isinstance(row.score, AdaptConfig) else label)
+
+
+@pytest.mark.parametrize("name", TABLE_NAMES)
+def test_rows_are_trained_with_three_seeds_unless_they_set_one(name: str) -> None:
+    places = {"collection": Path("collection"), "output": Path("out")}
+    table, by_row = read_table(name), dict[str, list[int]]()
+    for row in rows_of(table, Overrides(), settings=table.settings[:1], model=table.model, **places):
+        if row.train is not None:
+            by_row.setdefault(row.row, []).append(row.train.seed)
+    own = {"table5": [[10], [20]], "runtime": [[100]]}.get(name, [[100, 13, 21]])
+    assert all(seeds in own for seeds in by_row.values())
 
 
 def test_every_table_file_is_a_table() -> None:
@@ -125,7 +136,10 @@ def test_labels_of_a_table_tell_its_rows_apart(name: str) -> None:
         "table3a": MAIN,
         "table3b": MAIN,
         "table6": [label for label in MAIN if "MAML" in label],
-        "exploration": [f"MAML-2-{n}" for n in (1, 2, 4, 8)],
+        "exploration": [
+            *("MetaICL", "MetaICL, 2 batches an update", "MetaICL, 8 batches an update"),
+            *(f"MAML-2-{n}" for n in (1, 2, 4, 8)),
+        ],
     }
     if name in expected:
         assert labels == list(expected[name])
@@ -173,6 +187,7 @@ def test_files_of_what_was_run_fit_every_table(path: Path, name: str) -> None:
         if row.train is None:
             assert row.score.layout == "newlines" or row.name not in changed.rows
         else:
-            values = changed.sections["train"] | changed.rows.get(row.train.output.name, {}).get("train", {})
-            assert (row.train.lr, row.train.batches) == (1e-4, values["batches"])
-        assert row.score.max_examples == 50
+            run = row.train.output.name.partition("-seed")[0]
+            values = changed.sections["train"] | changed.rows.get(run, {}).get("train", {})
+            assert (row.train.lr, row.train.batches) == (values["lr"], values["batches"])
+        assert row.score.max_examples == changed.sections["evaluate"]["max_examples"]

@@ -22,6 +22,7 @@ from maml_en_llm.tasks.collection import load_collection
 from maml_en_llm.training.checkpoint import read_metrics
 
 SMALL = """
+training_seeds: [100]
 demonstrations: 3
 max_tokens: 96
 max_tokens_per_example: 24
@@ -112,6 +113,26 @@ def test_rows_are_trained_scored_and_reported_once(reproduction: Reproduction) -
     shutil.rmtree(reproduction.output / "table2a" / "runs")  # results stay finished without the models
     assert reproduction("table2a", "--rows", *rows) == 0
     assert reproduction.done() == []
+
+
+def test_rows_are_trained_with_several_seeds_and_reported_as_one(reproduction: Reproduction) -> None:
+    rows = ("--rows", "raw-lm", "metaicl")
+    assert reproduction("table2a", *rows) == 0, reproduction.err
+    before = reproduction.state()
+    assert reproduction("table2a", *rows, "--training-seeds", "100", "13") == 0, reproduction.err
+    assert reproduction.done() == ["metaicl-seed13"]
+    assert before.items() <= reproduction.state().items()
+    one, other = (reproduction.results("table2a", name) for name in ("metaicl", "metaicl-seed13"))
+    assert [found["row"]["training"].pop("seed") for found in (one, other)] == [100, 13]
+    assert one["row"] == other["row"]
+    assert one["tasks"] != other["tasks"]
+    with (reproduction.output / "table2a" / "report" / "tables" / "comparisons-unseen_domain_test.csv").open() as file:
+        assert [(row["method"], row["training runs"]) for row in csv.DictReader(file)] == [("MetaICL", "2 and 1")]
+    assert reproduction("table2a", *rows, "--training-seeds", "100", "13", "--plan") == 0
+    assert "3 rows: 3 finished" in reproduction.out
+    reproduction.config.write_text(SMALL.replace("[100]", "[100, 100]"), encoding="utf-8")
+    assert reproduction("table2a", *rows) == 2
+    assert "training_seeds is [100, 100]; it must be a list of different seeds" in reproduction.err
 
 
 def test_a_stopped_set_continues_where_it_was(reproduction: Reproduction, monkeypatch: pytest.MonkeyPatch) -> None:

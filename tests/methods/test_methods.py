@@ -278,24 +278,27 @@ def test_maml_en_llm_updates_equal_the_formulas(
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("clip", [None, 0.05])
-def test_metaicl_updates_equal_the_formulas(optimizer: str, clip: float | None) -> None:
-    config = config_of("metaicl", optimizer=optimizer, gradient_clip=clip, weight_decay=0.1, lr=0.05)
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_metaicl_updates_equal_the_formulas(accumulate: int, optimizer: str, clip: float | None) -> None:
+    changes = {"optimizer": optimizer, "gradient_clip": clip, "weight_decay": 0.1, "lr": 0.05}
+    config = config_of("metaicl", accumulate=accumulate, **changes)
+    assert config.batches_per_update == accumulate
     generator = torch.Generator().manual_seed(0)
     parameters = network(generator)
     expected, state = detached(parameters), zero_state(parameters)
     method = learner_of(config, network_loss, parameters)
     for _ in range(3):
-        batch = random_batch(generator, prompts=4)
+        batches = [random_batch(generator, prompts=4) for _ in range(accumulate)]
         leaves = {n: p.clone().requires_grad_() for n, p in expected.items()}
-        gradients = dict(
-            zip(leaves, torch.autograd.grad(network_loss(leaves, batch), list(leaves.values())), strict=True)
-        )
+        loss = torch.stack([network_loss(leaves, batch) for batch in batches]).mean()
+        gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
         norm = float(torch.cat([g.flatten() for g in gradients.values()]).norm())
         if clip is not None:
             assert norm > clip
             gradients = {n: g * clip / norm for n, g in gradients.items()}
         expected, state = after_step(step_of(config, optimizer, 0.05), expected, gradients, state)
-        figures = method.update([batch], 1.0, measure=False)
+        figures = method.update(batches, 1.0, measure=False)
+        assert figures["loss"] == pytest.approx(float(loss.detach()))
         assert figures["gradient_norm"] == pytest.approx(norm)
         assert relative_error(parameters, expected) < 1e-12
 

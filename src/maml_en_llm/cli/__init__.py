@@ -89,6 +89,7 @@ def reproduce(
     config: Path | None = None,
     batches: int | None = None,
     max_examples: int | None = None,
+    training_seeds: tuple[int, ...] = (),
     device: str = "auto",
     plan: bool = False,
 ) -> None:
@@ -104,6 +105,7 @@ def reproduce(
         config: YAML file whose values replace those that all rows share.
         batches: Training length of every row.
         max_examples: Score only the first N examples of each task.
+        training_seeds: Every row is trained once with each; by default those of the table, mostly 100 13 21.
         device: auto takes a GPU if there is one.
         plan: Show what will run and what it takes, and stop.
     """
@@ -111,13 +113,57 @@ def reproduce(
 
     chosen = [name for word in rows for name in word.split(",")]
     flags: dict[str, Any] = {"setting": setting, "model": model, "rows": chosen, "config": config, "batches": batches}
-    runs = Reproduction(table, collection=collection, output=output, max_examples=max_examples, device=device, **flags)
+    flags |= {"max_examples": max_examples, "training_seeds": training_seeds, "device": device}
+    runs = Reproduction(table, collection=collection, output=output, **flags)
     if plan:
         from ..experiments.plan import plan as show
 
         print(show(runs))
         return
     print(runs.run())
+
+
+def tune(
+    table: tyro.conf.Positional[TableName],
+    setting: str,
+    grid: tuple[str, ...],
+    model: str | None = None,
+    collection: Path = Path("collection"),
+    output: Path = Path("tuning"),
+    rows: tuple[str, ...] = (),
+    config: Path | None = None,
+    batches: int | None = None,
+    max_examples: int | None = None,
+    training_seeds: tuple[int, ...] = (100,),
+    device: str = "auto",
+) -> None:
+    """Choose hyper-parameters of a table's rows on training tasks, with as many tries for each.
+
+    Args:
+        table: Whose trained rows to tune.
+        setting: A fifth of its training tasks are held out as validation targets; its own targets are not read.
+        grid: Values to try, like lr=1e-4,1e-3 weight_decay=0,0.1; inner_lr follows lr unless it is named.
+        model: Hugging Face folder or hub id that every row starts from, instead of the paper's.
+        collection: Folder of NLP tasks.
+        output: Folder of the tries; OUTPUT/tuned.yaml is for `reproduce --config`.
+        rows: Only these rows.
+        config: YAML file of `reproduce --config`, whose values tuned.yaml keeps.
+        batches: Training length of every row.
+        max_examples: Score only the first N examples of each task.
+        training_seeds: Every try is trained once with each.
+        device: auto takes a GPU if there is one.
+    """
+    from ..experiments.tune import tune as run
+    from ..safe_yaml import parse_yaml
+
+    if wrong := [word for word in grid if "=" not in word]:
+        raise ValueError(f"--grid {wrong[0]}: give a key and its values, like lr=1e-4,1e-3")
+    pairs = [word.partition("=") for word in grid]
+    values = {key: [parse_yaml(text, "--grid") for text in texts.split(",") if text] for key, _, texts in pairs}
+    given: dict[str, Any] = {"collection": collection, "setting": setting, "output": output, "config": config}
+    given |= {"rows": [name for word in rows for name in word.split(",")], "training_seeds": training_seeds}
+    given |= {"model": model, "batches": batches, "max_examples": max_examples, "device": device}
+    print(run(table, values, **given))
 
 
 def predict(
@@ -304,6 +350,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "adapt": adapt,
     "reproduce": reproduce,
+    "tune": tune,
     "predict": predict,
     "report": report,
     "doctor": doctor,

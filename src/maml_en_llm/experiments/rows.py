@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..config import DEFAULT_METHOD, AdaptConfig, EvaluateConfig, load_yaml, typed_keys
 from ..methods import method_names, method_type
@@ -19,8 +20,9 @@ TABLE_NAMES: tuple[str, ...] = typing.get_args(TableName)
 SCORING: dict[str, type[Any]] = {"evaluate": EvaluateConfig, "adapt": AdaptConfig}
 SECTIONS = ("train", *SCORING)
 ROW_KEYS = {"run", *SECTIONS}
-FILE_KEYS = {"settings", "model", "rows", *SECTIONS}  # of a user's file, besides single keys
-TABLE_KEYS = {"about", "settings", "model", "runs", "rows", *SECTIONS}
+FILE_KEYS = {"settings", "model", "training_seeds", "rows", *SECTIONS}  # of a user's file, besides single keys
+TABLE_KEYS = {"about", "settings", "model", "training_seeds", "runs", "rows", *SECTIONS}
+TRAINING_SEEDS = (100, 13, 21)  # one run says nothing about how much another would differ
 GIVEN = ("collection", "setting", "model", "output", "device")  # by flags, not by tables
 HUB = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # hub ids of openai-community
 
@@ -29,12 +31,17 @@ Sections = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class RowRun:
-    """One cell of a table: how its model is trained (None: it is not) and how it is scored."""
+    """One training run of a cell of a table: how its model is trained (None: it is not) and how it is scored."""
 
-    name: str
+    row: str
     setting: str
     train: Method | None
     score: EvaluateConfig
+
+    @property
+    def name(self) -> str:
+        """That of its results: the row's, with the training seed behind it unless that is the table's first."""
+        return self.score.output.stem
 
     def __str__(self) -> str:
         return f"{self.setting}/{self.name}"
@@ -47,10 +54,11 @@ class Overrides:
 
     where: str = ""
     sections: Sections = field(default_factory=dict)
-    rows: Mapping[str, Sections] = field(default_factory=dict)
+    rows: dict[str, Sections] = field(default_factory=dict)
     forced: Sections = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     model: str | None = None
+    training_seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class TableFile:
     path: Path
     settings: tuple[str, ...]
     model: str
+    training_seeds: tuple[int, ...]
     runs: str
     shared: Sections
     rows: Mapping[str, dict[str, Any]]
@@ -78,13 +87,15 @@ def read_table(name: str, folder: Path = TABLES) -> TableFile:
         rows[row] = _sections(differences or {}, where) | {k: v for k, v in (differences or {}).items() if k == "run"}
     if not rows or not record.get("settings") or not record.get("model"):
         raise ValueError(f"{path}: a table needs settings, a model and rows")
-    runs = record.get("runs", name)
-    return TableFile(name, path, tuple(record["settings"]), record["model"], runs, _sections(record, str(path)), rows)
+    seeds, runs = _training_seeds(record, str(path)) or TRAINING_SEEDS, record.get("runs", name)
+    shared = _sections(record, str(path))
+    return TableFile(name, path, tuple(record["settings"]), record["model"], seeds, runs, shared, rows)
 
 
 def read_overrides(path: Path) -> Overrides:
-    """The user's file: settings, model, and keys of training and evaluation, either in sections `train`, `evaluate`
-    and `adapt` or without, which means every section that has the key; under `rows`, sections of single rows by name.
+    """The user's file: settings, model, training seeds, and keys of training and evaluation, either in sections
+    `train`, `evaluate` and `adapt` or without, which means every section that has the key; under `rows`, sections of
+    single rows by name.
 
     A file can serve several tables, so a row must be known to any of them.
     """
@@ -118,7 +129,15 @@ def read_overrides(path: Path) -> Overrides:
             raise ValueError(f"{path}: row {name} must hold sections, like `{name}: {{evaluate: {{...}}}}`")
         _refuse_unknown(values, readable[name] & {*SECTIONS}, f"{path}: row {name}")
         changed[name] = _sections(values, f"{path}: row {name}")
-    return Overrides(str(path), sections, changed, settings=tuple(settings), model=record.get("model"))
+    seeds = _training_seeds(record, str(path))
+    return Overrides(str(path), sections, changed, {}, tuple(settings), record.get("model"), seeds)
+
+
+def _training_seeds(record: Mapping[str, Any], where: str) -> tuple[int, ...]:
+    seeds = record.get("training_seeds", [])
+    if not isinstance(seeds, list) or not all(type(s) is int and s >= 0 for s in seeds) or len({*seeds}) < len(seeds):
+        raise ValueError(f"{where}: training_seeds is {seeds!r}; it must be a list of different seeds, like [100, 13]")
+    return tuple(seeds)
 
 
 def rows_of(
@@ -131,45 +150,62 @@ def rows_of(
     output: Path,
     device: str = "auto",
 ) -> list[RowRun]:
-    """Every row of the table in every setting; ValueError for a value that is wrong or that no row reads."""
+    """Every row of the table in every setting, those that are trained once for each training seed unless they set one;
+    ValueError for a value that is wrong or that no row reads."""
     trainers = table if table.runs == table.name else read_table(table.runs, table.path.parent)
     model = f"openai-community/{model}" if model in HUB and not Path(model).is_dir() else model
     given = {"collection": collection, "device": device}
+    seeds = overrides.training_seeds or table.training_seeds
     read: set[str] = set()
     found = []
-    for setting in settings:
-        for name, row in table.rows.items():
-            run = row.get("run", name)
-            source = trainers if "run" in row else table
-            if run not in source.rows:
-                raise ValueError(f"{table.path}: row {name}: {source.path} has no row {run!r}")
+    for setting, (name, row) in itertools.product(settings, table.rows.items()):
+        run = row.get("run", name)
+        source = trainers if "run" in row else table
+        if run not in source.rows:
+            raise ValueError(f"{table.path}: row {name}: {source.path} has no row {run!r}")
+        shared = source.shared.get("train", {}) | overrides.sections.get("train", {})
+        differences = source.rows[run].get("train", {}) | overrides.rows.get(run, {}).get("train", {})
+        differences |= overrides.forced.get("train", {})
+        trained = "train" in source.rows[run]
+        for seed in seeds if trained and "seed" not in shared | differences else (None,):
+            ending = "" if seed in (None, seeds[0]) else f"-seed{seed}"
             train = None
-            if "train" in source.rows[run]:
-                place = output / source.name / "runs" / setting / run
-                values = given | {"setting": setting, "model": model, "output": place}
-                shared = source.shared.get("train", {}) | overrides.sections.get("train", {})
-                differences = source.rows[run]["train"] | overrides.rows.get(run, {}).get("train", {})
-                differences |= overrides.forced.get("train", {})
-                where = f"{source.path.name}: row {run}"
-                train = _method(values | differences, shared, where)
-                ignored = {name for name in shared if name not in vars(train)} | train.unread().keys()
+            if trained:
+                place = output / source.name / "runs" / setting / f"{run}{ending}"
+                values = given | {"setting": setting, "model": model, "output": place} | differences
+                values |= {} if seed is None else {"seed": seed}
+                train = _method(values, shared, f"{source.path.name}: row {run}")
+                ignored = {key for key in shared if key not in vars(train)} | train.unread().keys()
                 read |= overrides.sections.get("train", {}).keys() - (ignored - differences.keys())
-            section = "adapt" if "adapt" in row else "evaluate"
             values = given | {"setting": setting, "model": str(train.output / "model") if train else model}
-            values["output"] = output / table.name / "results" / setting / f"{name}.json"
-            shared, own = {}, values
-            readers = ("evaluate", "adapt") if section == "adapt" else ("evaluate",)
-            for part in (table.shared, overrides.sections, row, overrides.rows.get(name, {}), overrides.forced):
-                into = shared if part is table.shared or part is overrides.sections else own
-                for reader in readers:
-                    into |= part.get(reader, {})
-            score = _with_shared(SCORING[section], shared, own, f"{table.path.name}: row {name}")
-            read |= (shared.keys() - score.unread().keys()) | own.keys()
-            found.append(RowRun(name, setting, train, score))
+            values["output"] = output / table.name / "results" / setting / f"{name}{ending}.json"
+            score = _score(table, overrides, name, values)
+            read |= (score.shared.keys() - score.config.unread().keys()) | score.own.keys()
+            found.append(RowRun(name, setting, train, score.config))
     unread = [k for section in overrides.sections.values() for k in section if k not in read]
     if unread and found:
         raise ValueError(f"{overrides.where}: {unread[0]} is read by no row of {table.name}; leave it out")
     return found
+
+
+class _Scoring(NamedTuple):
+    config: EvaluateConfig
+    shared: dict[str, Any]  # keys of all rows
+    own: dict[str, Any]
+
+
+def _score(table: TableFile, overrides: Overrides, name: str, values: Mapping[str, Any]) -> _Scoring:
+    """How a row is scored: by `values` and what table and user say of all rows and of this one."""
+    row = table.rows[name]
+    section = "adapt" if "adapt" in row else "evaluate"
+    readers = ("evaluate", "adapt") if section == "adapt" else ("evaluate",)
+    shared: dict[str, Any] = {}
+    own = dict(values)
+    for part in (table.shared, overrides.sections, row, overrides.rows.get(name, {}), overrides.forced):
+        into = shared if part is table.shared or part is overrides.sections else own
+        for reader in readers:
+            into |= part.get(reader, {})
+    return _Scoring(_with_shared(SCORING[section], shared, own, f"{table.path.name}: row {name}"), shared, own)
 
 
 def training_keys() -> set[str]:
@@ -212,13 +248,13 @@ def _sections(record: Mapping[str, Any], where: str) -> Sections:
         if given:
             raise ValueError(f"{where}: {name}: {given[0]} is not a value of a table; use the flags of `reproduce`")
         if name == "train":
-            found[name] = _training_section(record[name], f"{where}: {name}")
+            found[name] = training_section(record[name], f"{where}: {name}")
         else:
             found[name] = typed_keys(record[name], SCORING[name], f"{where}: {name}")
     return found
 
 
-def _training_section(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+def training_section(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Keys of training with their types; without a `method`, those of any method."""
     _refuse_unknown(record, training_keys(), where)
     names = [str(record["method"])] if "method" in record else [DEFAULT_METHOD, *method_names()]

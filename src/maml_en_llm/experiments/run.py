@@ -1,6 +1,6 @@
 """Running a table: what is finished stays, what is not is done, and several processes can share the work.
 
-OUTPUT/TABLE/runs/SETTING/ROW/           run directories of `train`
+OUTPUT/TABLE/runs/SETTING/ROW/           run directories of `train`; ROW-seed13 with another training seed
 OUTPUT/TABLE/results/SETTING/ROW.json    results of `evaluate` or `adapt`
 OUTPUT/TABLE/report/                     the report
 """
@@ -8,7 +8,7 @@ OUTPUT/TABLE/report/                     the report
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..tasks.collection import Collection, load_collection
 from ..training.checkpoint import read_training_config
 from ..training.loop import train, training_data_hash
 from ..training.record import config_hash, trained_identity
-from .rows import Overrides, RowRun, read_overrides, read_table, rows_of
+from .rows import Overrides, RowRun, Sections, read_overrides, read_table, rows_of
 
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # of input, disk and device; anything else is a defect
 REPORT_TRIES = 120
@@ -45,14 +45,22 @@ class Reproduction:
         config: Path | None = None,
         batches: int | None = None,
         max_examples: int | None = None,
+        training_seeds: Sequence[int] = (),
+        changes: Mapping[str, Sections] | None = None,
         device: str = "auto",
     ) -> None:
+        """changes: keys of single rows, by name and section, over those of the file `config`."""
         self.table, self.folder = read_table(table), output / table
         overrides = read_overrides(config) if config is not None else Overrides()
         if batches is not None:
             overrides.forced["train"] = {"batches": batches}
         if max_examples is not None:
             overrides.forced["evaluate"] = {"max_examples": max_examples}
+        overrides.rows = {**overrides.rows}
+        for row, sections in (changes or {}).items():
+            of_file = overrides.rows.get(row, {})
+            overrides.rows[row] = of_file | {name: of_file.get(name, {}) | keys for name, keys in sections.items()}
+        overrides.training_seeds = tuple(dict.fromkeys(training_seeds)) or overrides.training_seeds
         named = tuple(setting) or overrides.settings
         self.opened: Collection | None = None
         self.settings = named or self.table.settings
@@ -65,7 +73,7 @@ class Reproduction:
         unknown = [name for name in rows if name not in self.table.rows]
         if unknown:
             raise ValueError(f"{table} has no row {unknown[0]!r}; its rows are {', '.join(self.table.rows)}")
-        self.rows = [row for row in everything if not rows or row.name in rows]
+        self.rows = [row for row in everything if not rows or row.row in rows]
 
     def _present(self, settings: tuple[str, ...], explicit: bool) -> tuple[str, ...]:
         """The settings that the collection has; named ones must be there."""

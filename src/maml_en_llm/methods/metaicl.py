@@ -1,6 +1,6 @@
 """MetaICL (Min et al., NAACL 2022): gradient descent on prompts with demonstrations from the mixture of all tasks.
 
-theta <- theta - AdamW(grad L(theta; batch))
+theta <- theta - AdamW(grad L(theta; batch)), or the mean over several batches
 """
 
 from __future__ import annotations
@@ -19,8 +19,19 @@ from .method import GradientLearner, GradientMethod, Learner
 class MetaICL(GradientMethod):
     """Gradient descent on prompts with demonstrations."""
 
+    accumulate: int = 1
+    """Batches whose gradients are averaged into one update: 2kn gives as many updates as MAML-en-LLM makes."""
+
     def title(self, style: PromptStyle) -> str:
-        return "MetaICL"
+        return "MetaICL" if self.accumulate == 1 else f"MetaICL, {self.accumulate} batches an update"
+
+    @property
+    def batches_per_update(self) -> int:
+        return self.accumulate
+
+    def check(self) -> None:
+        self.at_least(1, "accumulate")
+        super().check()
 
     def learner(self, model: TrainableModel, sampler: Sampler) -> Learner:
         return MetaICLLearner(self, model, sampler)
@@ -28,9 +39,15 @@ class MetaICL(GradientMethod):
 
 class MetaICLLearner(GradientLearner):
     def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
-        (batch,) = batches
-        value, gradients = value_and_gradient(self.loss, self.parameters, batch)
+        value, gradients = value_and_gradient(self.loss, self.parameters, batches[0])
+        for batch in batches[1:]:
+            more, further = value_and_gradient(self.loss, self.parameters, batch)
+            value = value + more
+            for name, gradient in gradients.items():
+                gradient.add_(further[name])
+        for gradient in gradients.values() if len(batches) > 1 else ():
+            gradient.div_(len(batches))
         norm = clip_by_global_norm_(gradients, self.method.gradient_clip)
         step = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
         update_all_(step, self.parameters, gradients, self.moments)
-        return {"loss": float(value), "gradient_norm": norm, "lr": step.lr}
+        return {"loss": float(value) / len(batches), "gradient_norm": norm, "lr": step.lr}
