@@ -42,13 +42,25 @@ Scores = Annotated[dict[str, Fraction], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataChange:
+    """A correction of its training data after which a run went on."""
+
+    batches: Count
+    """Seen before it."""
+    before: str
+    after: str
+    """Hashes of the data."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """What something was computed from and what that cost."""
 
     config_hash: str
     """Of the values that change what is computed."""
     manifest_hash: str
-    """Of the data that was read."""
+    """Of the data that was read; where it was corrected meanwhile, of all that was read in turn."""
+    data_changes: tuple[DataChange, ...] = ()
     code_version: str
     hardware: str
     wall_seconds: Amount

@@ -39,6 +39,8 @@ class TrainSwitches:
     """How batches become updates; its keys are flags, too: `train --method NAME --help` shows them."""
     resume: bool = False
     """Continue the run in --output from its newest checkpoint, or start it if there is none."""
+    data_corrected: bool = False
+    """With --resume: go on although the training data has changed since the run began; the record says so."""
     plan: bool = False
     """Show what memory, time and disk the run will take, and stop."""
 
@@ -52,7 +54,7 @@ def train(config: Any, switches: TrainSwitches) -> None:
         return
     from ..training.loop import train as run
 
-    print(run(config, switches.resume))
+    print(run(config, switches.resume, switches.data_corrected))
 
 
 def evaluate(config: EvaluateConfig) -> None:

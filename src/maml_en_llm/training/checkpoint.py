@@ -26,6 +26,10 @@ from ..progress import console
 from ..results import PROVENANCE
 
 KEPT = 2  # checkpoints
+DATA_CHANGED = (
+    "the training data has changed since the run began; choose another --output, or add --data-corrected to go on with "
+    "the data as it is now, which the record of the run will say"
+)
 BEFORE_THE_FIRST_UPDATE = {"config.yaml", "data.json", "run.json"}  # what a run writes then
 
 
@@ -34,10 +38,12 @@ class RunDirectory:
 
     fingerprint: what the data looks like; a continuation must find the same.  extra: after `restore`, what `save` was
     given under that name.  Raises ValueError when the directory holds another run, or holds this one and
-    it is not to `resume`.
+    it is not to `resume`, or its data has changed and was not `data_corrected`.
     """
 
-    def __init__(self, config: Method, fingerprint: Mapping[str, int], resume: bool = False) -> None:
+    def __init__(
+        self, config: Method, fingerprint: Mapping[str, int], resume: bool = False, data_corrected: bool = False
+    ) -> None:
         self.folder = config.output
         self.model = self.folder / "model"
         self.record = self.folder / "run.json"
@@ -61,8 +67,8 @@ class RunDirectory:
                         f"{saved}: the run to resume has {key}={earlier.get(key)}, now it is {now[key]}; "
                         "make them equal or choose another --output"
                     )
-            if data.is_file() and read_json(data) != self._fingerprint:
-                raise ValueError(f"{data}: the training data has changed since the run began; choose another --output")
+            if data.is_file() and read_json(data) != self._fingerprint and not data_corrected:
+                raise ValueError(f"{data}: {DATA_CHANGED}")
             return
         raise ValueError(f"{self.folder} is not empty and holds no run; choose another --output")
 
@@ -81,7 +87,7 @@ class RunDirectory:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "config.yaml").is_file():  # it marks the folder as a run: nothing comes before it
             write_text(self.folder / "config.yaml", to_yaml(self._config))
-        if not (self.folder / "data.json").is_file():
+        if read_json(self.folder / "data.json") != self._fingerprint:
             write_text(self.folder / "data.json", json.dumps(self._fingerprint, indent=1))
 
     @property
