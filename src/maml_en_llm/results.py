@@ -26,9 +26,10 @@ import pyarrow.parquet as parquet
 from pydantic import Field, TypeAdapter, ValidationError
 
 from .files import write_text
-from .names import model_folder
+from .names import check_file, model_folder, unfinished
 
 RESULTS_FORMAT = "maml-en-llm results 2"
+RESULTS_SIGN = "maml-en-llm results"  # of any version
 PROVENANCE = "maml_en_llm.json"  # in a model folder
 
 Subset = Literal["test", "unseen_domain_test"]
@@ -383,7 +384,7 @@ def write_scores(path: Path, tables: Mapping[str, Iterable[Results]]) -> None:
                 for seed, score in found.scores.items():
                     before = found.before.scores.get(seed) if found.before else None
                     lines.append(known | about | {"seed": int(seed), "score": score, "score_before": before})
-    partial = path.with_name(path.name + ".partial")
+    partial = unfinished(path)
     big = {"dictionary_pagesize_limit": 1 << 28, "data_page_size": 1 << 28}  # each text of `results` once
     try:
         parquet.write_table(pyarrow.Table.from_pylist(lines), partial, compression="zstd", compression_level=19, **big)
@@ -416,7 +417,14 @@ class PredictionStore:
     Until the end they are in `OUTPUT.unfinished.jsonl`, whose first line says what they belong to (`identity`).
     """
 
+    @staticmethod
+    def check(output: Path) -> None:
+        """ValueError when a file of another origin has one of the names."""
+        check_file(output.with_suffix(".predictions.jsonl"), '"index":0,"output":')
+        check_file(output.with_suffix(".unfinished.jsonl"), '{"of": "')
+
     def __init__(self, output: Path, identity: str) -> None:
+        self.check(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         self._final = output.with_suffix(".predictions.jsonl")
         self._partial = output.with_suffix(".unfinished.jsonl")

@@ -25,6 +25,7 @@ from ..prompts.demonstrations import check_bank
 from ..prompts.style import PromptStyle
 from ..prompts.token_cache import cache_folder
 from ..results import (
+    RESULTS_SIGN,
     Prediction,
     PredictionStore,
     Results,
@@ -55,7 +56,8 @@ def evaluate(config: EvaluateConfig) -> Results:
     log-likelihood is predicted. Predictions with all scores go to `OUTPUT.predictions.jsonl`; when a run is stopped,
     the same command continues where it was.  Raises ValueError for bad input.
     """
-    check_output(config.output, ending=".json")
+    check_output(config.output, ending=".json", sign=RESULTS_SIGN)
+    PredictionStore.check(config.output)
     with only_writer(config.output):
         job = Evaluation(config)
         store = prediction_store(config, job)

@@ -26,6 +26,7 @@ from ..progress import console
 from ..results import PROVENANCE
 
 KEPT = 2  # checkpoints
+CHECKPOINT = re.compile(r"(\d{9})-([0-9a-f]{16})")
 DATA_CHANGED = (
     "the training data has changed since the run began; choose another --output, or add --data-corrected to go on with "
     "the data as it is now, which the record of the run will say"
@@ -131,7 +132,7 @@ class RunDirectory:
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
-        for path in self._written()[:-KEPT]:
+        for path in self._own()[:-KEPT]:
             path.unlink()
 
     def restore(self, expected: Mapping[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
@@ -145,7 +146,7 @@ class RunDirectory:
             try:
                 batches, state = self._read(path, expected)
             except (OSError, ValueError, SafetensorError) as error:
-                console.print(f"{path} cannot be used: {error}", markup=False)
+                console.print(f"{path} cannot be used: {error}")
                 continue
             self._forget_after(batches)
             return batches, state
@@ -161,8 +162,12 @@ class RunDirectory:
         """The checkpoints, the newest last."""
         return sorted(path for path in self._checkpoints.glob("*.safetensors"))
 
+    def _own(self) -> list[Path]:
+        """Those by names that a run gives."""
+        return [path for path in self._written() if CHECKPOINT.fullmatch(path.stem)]
+
     def _read(self, path: Path, expected: Mapping[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
-        name = re.fullmatch(r"(\d+)-([0-9a-f]{16})", path.stem)
+        name = CHECKPOINT.fullmatch(path.stem)
         if name is None:
             raise ValueError("no checkpoint has such a name")
         if file_hash(path)[:16] != name[2]:
@@ -185,7 +190,7 @@ class RunDirectory:
 
     def finish(self) -> None:
         """Deletes the checkpoints, which the model makes superfluous."""
-        for path in [*self._written(), *self._checkpoints.glob("next.partial")]:
+        for path in [*self._own(), *self._checkpoints.glob("next.partial")]:
             path.unlink()
         if self._checkpoints.is_dir() and not any(self._checkpoints.iterdir()):
             self._checkpoints.rmdir()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..files import check_output, only_writer
-from ..methods.method import Learner, Method
+from ..methods.method import Method
 from ..models import (
     TrainableModel,
     check_tokenizer,
@@ -87,12 +87,14 @@ def _train(config: Method, resume: bool, data_corrected: bool) -> Path:
         for update in range(first, updates):
             lr_scale = config.learning_rate_scale(update, updates)
             logged = update % config.log_every == 0 or update == updates - 1
-            before = versions_of(learner)
+            state = learner.state_dict()
+            before = [tensor._version for tensor in state.values()]  # how often each was changed in place
             try:
                 figures = learner.update(learner.batches(update), lr_scale, measure=logged)
             except Exception as error:
-                if seen > saved_at and not isinstance(error, OSError) and versions_of(learner) == before:
-                    run.save(seen, learner.state_dict())
+                whole = before == [tensor._version for tensor in state.values()]
+                if whole and seen > saved_at and not isinstance(error, OSError):
+                    run.save(seen, state)
                     record.write()
                     console.print(f"an error after {seen} batches; they are in a checkpoint, and --resume goes on")
                 raise
@@ -114,13 +116,6 @@ def _train(config: Method, resume: bool, data_corrected: bool) -> Path:
     learner.save(run.model, provenance_files(config, collection, setting, trained, record.now()))
     run.finish()
     return run.model
-
-
-def versions_of(learner: Learner) -> dict[str, int | float]:
-    """What is different once anything has changed the learner's state: how often each tensor was changed in place, and
-    the value of numbers, which may be copies."""
-    state = learner.state_dict().items()
-    return {n: float(t) if t.ndim == 0 and t.device.type == "cpu" else t._version for n, t in state}
 
 
 def trainable_model(config: Method, device: torch.device) -> TrainableModel:
