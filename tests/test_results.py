@@ -68,13 +68,12 @@ def changed(document: Any, path: tuple[Any, ...], new: Any) -> Any:
     return document
 
 
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 12))
 MUTATED = ("a.json", "a.predictions.jsonl", "run/run.json", "run/model/maml_en_llm.json", "run/metrics.jsonl")
 
 
 @pytest.mark.parametrize("name", [*MUTATED, "run/config.yaml"])
-@settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", 12)), suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_json_shape_stops_a_report(name: str, data: st.DataObject, files: Path) -> None:
     path = files / name

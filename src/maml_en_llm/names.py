@@ -121,6 +121,8 @@ def _marked(folder: Path, maker: str) -> set[str]:
 
 def _record(folder: Path, maker: str) -> Any:
     """What MARKER says of the files of `maker`."""
+    if not (folder / MARKER).is_file():
+        return None
     try:
         record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         return record["files"] if record["made by"] == f"maml-en-llm {maker}" else None

@@ -25,7 +25,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 from pydantic import Field, TypeAdapter, ValidationError
 
-from .files import write_text
+from .files import content, write_text
 from .names import check_file, model_folder, unfinished
 
 RESULTS_FORMAT = "maml-en-llm results 2"
@@ -299,7 +299,7 @@ def from_json(kind: type[T], text: str | bytes, where: str | Path) -> T:
 
 def _read(kind: type[T], path: Path, what: str) -> T:
     try:
-        return from_json(kind, path.read_bytes(), path)
+        return from_json(kind, content(path), path)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from None
     except ValueError as error:
@@ -333,6 +333,8 @@ def read_predictions(path: Path, seed: int) -> tuple[list[Prediction], int]:
     the file cannot be read."""
     found, broken, line = [], 0, b"\n"
     word = f'"seed":{seed},'.encode()  # the other lines need not be parsed: there may be millions
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is not a regular file")
     try:
         with path.open("rb") as file:
             for line in file:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..files import content
 from ..names import printable
 from ..results import (
-    RESULTS_FORMAT,
+    RESULTS_SIGN,
     Provenance,
     Results,
     Row,
@@ -307,8 +308,8 @@ def _read_folder(folder: Path, found: Inputs, seen: set[Path]) -> None:
 
 def _mentions_format(path: Path) -> bool:
     try:
-        return RESULTS_FORMAT.rstrip("0123456789").encode() in path.read_bytes()
-    except OSError:
+        return RESULTS_SIGN.encode() in content(path)
+    except (OSError, ValueError):
         return True  # then reading it says why it cannot be read
 
 
@@ -352,7 +353,7 @@ def _refuse_doubles(found: Inputs) -> None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return content(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path}: cannot be read as text ({type(error).__name__}); give results of `evaluate`"
