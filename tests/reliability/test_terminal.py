@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -55,8 +54,7 @@ def test_hostile_data_in_every_verb_is_shown(
         assert main([str(word) for word in words]) in (0, None), words
         printed = capsys.readouterr()
         assert "\x1b" not in printed.out + printed.err, words
-        brackets = {"report": "red] x", "tasks list": "[bold]"}.get(str(words[0]), "")
-        assert brackets in re.sub(r"\s+", " ", printed.out + printed.err)
+        assert words[0] != "report" or MARKUP in printed.err
 
 
 def test_consoles_obey_nothing(capsys: pytest.CaptureFixture[str]) -> None:

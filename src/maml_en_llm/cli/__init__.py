@@ -184,8 +184,8 @@ def predict(
     of_table = text_column if demonstrations.suffix.lower() != ".jsonl" or label_column else None
     examples = read_demonstrations(demonstrations, of_table, label_column)
     named = dict.fromkeys(e.output for e in examples) if options is None else [o.strip() for o in options.split(",")]
-    if len(set(named)) < 2 or not all(option.strip() for option in named):
-        raise ValueError(f"options are {', '.join(named) or 'empty'}; give at least two, none of them empty")
+    if len(set(named)) < max(2, len(named)) or not all(option.strip() for option in named):
+        raise ValueError(f"options are {', '.join(named) or 'empty'}; give at least two, all different and none empty")
     if input_file is not None:
         _predict_rows(model, examples, list(named), input_file, text_column, output, chosen)
         return

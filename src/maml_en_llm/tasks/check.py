@@ -181,7 +181,7 @@ def _check_data(
     splits: Sequence[str],
     cache: Path | None,
 ) -> int:
-    if both := sorted(set(setting.train) & set(setting.test)):
+    if both := sorted(set(setting.train) & {*setting.test, *setting.unseen_domain_test}):
         path = collection.path / "settings" / f"{setting.name}.json"
         raise ValueError(f"{path}: {both[0]} is under both train and test; a target must not be trained on, delete one")
     tasks = [collection[name] for name in targets]
