@@ -187,6 +187,8 @@ def owner(path: Path) -> str:
 @contextlib.contextmanager
 def only_writer(output: Path) -> Iterator[None]:
     """Keeps other processes from writing to `output`; ValueError with who does when one is at it."""
+    if not output.name:
+        raise ValueError(f"{str(output)!r} is no name of a file or folder; give one")
     path = output.with_name(f".{output.name}.lock")
     with lock(path) as ours:
         if not ours:

@@ -25,7 +25,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 from pydantic import Field, TypeAdapter, ValidationError
 
-from .files import content, write_text
+from .files import content, write_text, writing
 from .names import check_file, model_folder, unfinished
 
 RESULTS_FORMAT = "maml-en-llm results 2"
@@ -456,7 +456,7 @@ class PredictionStore:
 
     def add(self, task: str, seed: int, rows: list[Prediction]) -> None:
         self.rows[task, seed] = rows
-        with self._partial.open("a", encoding="utf-8") as file:
+        with writing(self._partial), self._partial.open("a", encoding="utf-8") as file:
             file.write(to_json(_SeedPredictions(rows=tuple(rows)), indent=None) + "\n")
 
     def write(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import os
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,41 @@ def test_a_full_disk_names_the_model_and_leaves_the_one_before(
             save_model(model, tokenizer, tmp_path / "model", {"note.txt": "after"})
     assert (tmp_path / "model" / "note.txt").read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_full_disk_names_the_file_in_every_verb(
+    collection_folder: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file of this process may have more than 300 bytes; the verbs that try their output first refuse that."""
+    rows, shown = tmp_path / "in.csv", tmp_path / "shown.jsonl"
+    rows.write_text("text,label\n" + "".join(f"ant number {n},{'ab'[n % 2]}\n" for n in range(40)))
+    shown.write_text('{"input": "ant", "output": "a"}\n{"input": "bee", "output": "b"}\n')
+    out = tmp_path / "out"
+    table = ["--source", rows, "--input", "text", "--output", "label", "--yes"]
+    predict = ["--model", model_folder, "--demonstrations", shown, "--input-file", rows, "--text-column", "text"]
+    scored = ["--collection", collection_folder, "--setting", "small", "--model", model_folder]
+    verbs: list[list[str | Path]] = [
+        ["tasks", "import", *table, "--collection", out],
+        ["tasks", "limit", "--collection", collection_folder, "--output", out],
+        ["tasks", "check", "--collection", collection_folder, "--report", out],
+        ["tasks", "choose", "--input", rows, "--column", "text", "--by", "random", "--count", "30", "--output", out],
+        ["predict", *predict, "--output", tmp_path / "out.csv"],
+        ["train", *scored, "--output", out],
+        ["evaluate", *scored, "--output", tmp_path / "out.json"],
+        ["quickstart", "--output", out],
+    ]
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for words in verbs:
+        monkeypatch.setattr("sys.stderr", said := io.StringIO())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, limit[1]))
+        try:
+            assert main([str(word) for word in words]) == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        last = said.getvalue().splitlines()[-1]
+        assert "File too large" in last, words
+        assert str(out) in last, words
+    signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:

@@ -347,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the flush at the end
         return 0
     except OSError as error:
-        reason = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+        reason = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
         print(f"maml-en-llm {verb}: {printable(reason)}", file=sys.stderr)
         return 2
     except Exception as error:  # a defect

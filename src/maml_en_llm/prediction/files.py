@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from .. import names
-from ..files import content_hash, write_text
+from ..files import content_hash, write_text, writing
 from ..progress import stop_on_signal, track
 from ..sources.reading import MOST_CHARACTERS, check_file, detect_delimiter
 
@@ -77,7 +77,7 @@ def predict_file(
     with track("predict", total, "rows", done=kept) as progress, stop_on_signal() as stop:
         for _ in islice(good, kept):
             pass
-        with unfinished.open("a", encoding="utf-8") as file:
+        with writing(unfinished), unfinished.open("a", encoding="utf-8") as file:
             while part := list(islice(good, ROWS_AT_ONCE)):
                 found = np.asarray(scores(part))
                 file.write("".join(json.dumps([round(float(s), 6) for s in row]) + "\n" for row in found))
@@ -248,7 +248,7 @@ def _write(
     new_files = [names.unfinished(path) for path in (output, bad_rows)]
     bad = 0
     try:
-        with ExitStack() as stack:
+        with writing(output), ExitStack() as stack:
             scored = stack.enter_context(unfinished.open(encoding="utf-8"))
             aside = stack.enter_context(new_files[1].open("w", encoding="utf-8"))
             next(scored)
