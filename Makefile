@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: quickstart starter-model test faults lint install clean
+.PHONY: quickstart starter-model test faults mutations lint install clean
 
 quickstart: install
 	$(BIN)/maml-en-llm quickstart --output quickstart
@@ -17,6 +17,11 @@ test: install
 # Kills, full disks and damaged files, 2,000 of them: docs/reliability.md.
 faults: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/faults.py --cases 2000
+
+# Files with anything in their place, 2,000 of each kind: docs/reliability.md.
+mutations: install
+	FUZZ_EXAMPLES=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --hypothesis-show-statistics tests/reliability/test_any_shape.py \
+		tests/tasks/test_any_shape.py tests/test_results.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -22,6 +22,12 @@ from maml_en_llm.files import check_output, lock, only_writer, owner, read_json,
 from maml_en_llm.names import mark
 
 
+def test_the_root_and_nothing_are_no_outputs() -> None:
+    for path in (Path("/"), Path("")):
+        with pytest.raises(ValueError, match="is no name of a file or folder; give one"), only_writer(path):
+            pass
+
+
 def no_space(descriptor: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -145,6 +145,8 @@ def test_a_file_is_known_by_its_sign(tmp_path: Path) -> None:
     check_file(path, "maml-en-llm results")
     path.write_text('{"format": "maml-en-llm results 1"}')
     check_file(path, "maml-en-llm results")
+    path.write_text("")
+    check_file(path, "maml-en-llm results")
     path.write_text('{"format": "something else"}')
     (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
     for other in (path, tmp_path, Path("/dev/null"), tmp_path / "nowhere"):

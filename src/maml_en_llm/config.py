@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
+from .names import check_label
 from .prompts.choosing import Choice, needs_vectors
 from .prompts.layout import Direction, Layout, Overflow
 from .safe_yaml import read_yaml_file
@@ -180,6 +181,8 @@ class EvaluateConfig(Config):
 
     def check(self) -> None:
         super().check()
+        if self.label is not None:
+            check_label(self.label)
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one")
         self.at_least(0, "demonstrations", "choose_groups")

@@ -1,6 +1,6 @@
 """Files and folders that are replaced whole, outputs that are tried before the work, and one writer for each.
 
-What is written goes to a name with `.partial` first, onto the disk, and is then renamed: a name never has half of a
+What is written goes to a name of its own first, onto the disk, and is then renamed: a name never has half of a
 file, neither after a kill nor after a power cut, and what was there stays when the disk is full."""
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from .names import check_folder, mark, unfinished
+from .names import MARKER, check_file, check_folder, mark, marked_hashes, marker, unfinished
 
 
 @contextlib.contextmanager
@@ -73,6 +74,39 @@ def replace_folder(beside: Path, folder: Path, maker: str) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def write_files(folder: Path, files: Mapping[str, str], maker: str) -> None:
+    """Writes `files` (name -> text) to `folder`, where there may be others, and deletes what an earlier call wrote and
+    this one does not.
+
+    ValueError, with nothing written, when a file of one of the names was made, or changed since, by anything else.
+    """
+    made = marked_hashes(folder, maker)
+
+    def is_own(name: str) -> bool:
+        path = folder / name
+        inside = path.resolve().is_relative_to(folder.resolve())
+        return inside and path.is_file() and not path.is_symlink() and content_hash(path) in made.get(name, [])
+
+    for name in files:
+        if ((folder / name).exists() or (folder / name).is_symlink()) and not is_own(name):
+            raise ValueError(
+                f"{folder / name} was not made by `{maker}`, or has been changed since; choose another --output or "
+                "move it away"
+            )
+    earlier = [name for name in made if name not in files and is_own(name)]
+    new = {name: [hashlib.sha256(text.encode()).hexdigest()] for name, text in files.items()}
+    # Until all is written, a file can be the earlier or the new one.
+    both = {name: [*made.get(name, []), *new.get(name, [])] for name in {**made, **new}}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / MARKER, marker(maker, both))
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_text(folder / name, text)
+    for name in earlier:
+        (folder / name).unlink()
+    write_text(folder / MARKER, marker(maker, new))
+
+
 def to_disk(path: Path) -> None:
     """Waits until a file or folder is on the disk; files get the usual modes, as libraries make some private."""
     if path.is_file():
@@ -93,19 +127,24 @@ def _umask() -> int:
     return mask
 
 
-def check_output(path: Path, folder: bool = False, ending: str = "") -> None:
+def check_output(path: Path, folder: bool = False, ending: str = "", sign: str = "") -> None:
     """Raises ValueError unless a file, or with `folder` a folder, can be written at `path`; leaves nothing there.
 
-    To be called before the work whose result goes to `path`. ending: what the name of the file must end in.
+    To be called before the work whose result goes to `path`. ending: what the name of the file must end in. sign: what
+    the command's own files have near their beginning, others are not replaced.
     """
     kind = "folder" if folder else "file"
     try:
+        if path.name in ("", ".."):
+            raise ValueError(f"--output {str(path)!r} is no name of a new {kind}; give one")
         if path.exists() and path.is_dir() != folder:
             other = "file" if folder else "folder"
             raise ValueError(f"--output {path} is a {other}; give the name of a {kind}")
         if not path.name.endswith(ending):
             raise ValueError(f"--output {path} must end in {ending}, as in {path.name + ending}")
-        path.with_name(path.name + ".partial").exists()  # an error when the name is too long
+        unfinished(path).exists()  # an error when the name is too long
+        if sign:
+            check_file(path, sign)
         there = path if folder else path.parent
         while not there.exists():
             there = there.parent
@@ -148,6 +187,8 @@ def owner(path: Path) -> str:
 @contextlib.contextmanager
 def only_writer(output: Path) -> Iterator[None]:
     """Keeps other processes from writing to `output`; ValueError with who does when one is at it."""
+    if not output.name:
+        raise ValueError(f"{str(output)!r} is no name of a file or folder; give one")
     path = output.with_name(f".{output.name}.lock")
     with lock(path) as ours:
         if not ours:
@@ -155,10 +196,17 @@ def only_writer(output: Path) -> Iterator[None]:
         yield
 
 
+def content(path: Path) -> bytes:
+    """What a file holds; ValueError for devices and pipes, which may have no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path}: is not a regular file; give a file")
+    return path.read_bytes()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty when there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(content(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

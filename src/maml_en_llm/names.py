@@ -1,8 +1,8 @@
 """What may be used as a name, and what a command may replace or delete: the one place of both rules.
 
-A command replaces or deletes only what it made itself.  It knows a folder by the list of files in MARKER, which is
-written with them, a file by a text near its beginning, and its unfinished work by its name (`unfinished`).  Anything
-else is a ValueError, before anything is written.
+A command replaces or deletes only what it made itself.  It knows a folder, or its files among others in one, by the
+list in MARKER, which is written with them, a file by a text near its beginning, and its unfinished work by its name
+(`unfinished`).  Anything else is a ValueError, before anything is written.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 MARKER = ".maml-en-llm.json"
 LONGEST_NAME = 200  # bytes; file systems allow 255, and suffixes must fit
@@ -34,6 +35,15 @@ def check_name(name: str, what: str) -> str:
     else:
         return name
     raise ValueError(f"the {what} name {name[:80]!r} {problem}; use letters, digits, - and _")
+
+
+def check_label(label: str) -> str:
+    """`label`, if tables can show it as a name; ValueError otherwise."""
+    if not label.strip() or printable(label) != label or len(label.encode()) > LONGEST_NAME:
+        raise ValueError(
+            f"label is {label[:80]!r}; give at most {LONGEST_NAME} bytes of text, without control characters"
+        )
+    return label
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -71,7 +81,7 @@ def check_folder(folder: Path, maker: str) -> None:
 
 
 def check_file(path: Path, sign: str) -> None:
-    """ValueError unless `path` may be written: it is absent, or has the `sign` of its writer near its beginning."""
+    """ValueError unless `path` may be written: it is absent, empty, or has its writer's `sign` near its beginning."""
     if path.name in ("", "..") or path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder; give the name of a file in it")
     if path.is_symlink() and not path.exists():
@@ -80,23 +90,44 @@ def check_file(path: Path, sign: str) -> None:
         return
     if path.is_file():
         with path.open("rb") as file:
-            if sign.encode() in file.read(2000):
-                return
+            beginning = file.read(2000)
+        if not beginning or sign.encode() in beginning:
+            return
     raise ValueError(f"{path} exists and was not written by this command; choose another file, or delete it yourself")
 
 
 def mark(folder: Path, maker: str) -> None:
     """Writes the list of all files in `folder`, by which `check_folder` knows them as made by `maker`."""
     files = sorted(name for name in _files(folder) if name != MARKER)
-    (folder / MARKER).write_text(json.dumps({"made by": f"maml-en-llm {maker}", "files": files}, indent=1) + "\n")
+    (folder / MARKER).write_text(marker(maker, files))
+
+
+def marker(maker: str, files: Sequence[str] | Mapping[str, Sequence[str]]) -> str:
+    """The content of MARKER. files: names, or, where there may be files of others, also the hashes of their content."""
+    return json.dumps({"made by": f"maml-en-llm {maker}", "files": files}, indent=1) + "\n"
+
+
+def marked_hashes(folder: Path, maker: str) -> dict[str, list[str]]:
+    """The hashes in MARKER, by file."""
+    files = _record(folder, maker)
+    return {n: hashes for n, hashes in files.items() if isinstance(hashes, list)} if isinstance(files, dict) else {}
 
 
 def _marked(folder: Path, maker: str) -> set[str]:
+    files = _record(folder, maker)
+    names = {name for name in files if isinstance(name, str)} if isinstance(files, dict | list) else set()
+    return names | {MARKER} if names else names
+
+
+def _record(folder: Path, maker: str) -> Any:
+    """What MARKER says of the files of `maker`."""
+    if not (folder / MARKER).is_file():
+        return None
     try:
         record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        return {MARKER, *record["files"]} if record["made by"] == f"maml-en-llm {maker}" else set()
+        return record["files"] if record["made by"] == f"maml-en-llm {maker}" else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return set()
+        return None
 
 
 def _files(folder: Path) -> Iterator[str]:

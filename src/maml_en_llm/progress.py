@@ -8,12 +8,26 @@ import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True, soft_wrap=True, highlight=False)  # what a command says while it works
-result = Console(soft_wrap=True, highlight=False)  # what it was asked for
+from .names import printable
+
+
+class PlainConsole(Console):
+    """Prints strings as they are: what they hold is neither markup to rich nor a command to a terminal."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(soft_wrap=True, highlight=False, markup=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(o, keep="\n") if isinstance(o, str) else o for o in objects), **options)
+
+
+console = PlainConsole(stderr=True)  # what a command says while it works
+result = PlainConsole()  # what it was asked for
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -26,9 +40,10 @@ class Tracker:
         self._started = self._printed = time.monotonic()
         self._bar: Progress | None = None
         if console.is_terminal:
-            columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]}")
-            figures = TextColumn("{task.fields[figures]}")
-            self._bar = Progress(*columns, figures, TimeRemainingColumn(elapsed_when_finished=True), console=console)
+            fields = ("description", "fields[rate]", "fields[figures]")
+            texts = [TextColumn(f"{{task.{field}}}", markup=False) for field in fields]
+            columns = (texts[0], BarColumn(), MofNCompleteColumn(), *texts[1:])
+            self._bar = Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=console)
             self._bar.start()
             self._row = self._bar.add_task(title, total=total, completed=done, rate="", figures="")
 
@@ -38,12 +53,12 @@ class Tracker:
         rate = (self.done - self._done_at_start) / max(now - self._started, 1e-9)
         rate_text = f"{rate:.3g} {self.unit}/s"
         if self._bar is not None:
-            self._bar.update(self._row, completed=self.done, rate=rate_text, figures=figures)
+            self._bar.update(self._row, completed=self.done, rate=rate_text, figures=printable(figures))
         elif now - self._printed > SECONDS_BETWEEN_LINES or self.done >= self.total:
             self._printed = now
             left = duration((self.total - self.done) / max(rate, 1e-9))
             text = f"{self.title}: {self.done}/{self.total} {self.unit}, {rate_text}, {left} left"
-            print(f"{text}, {figures}" if figures else text, file=sys.stderr, flush=True)
+            print(printable(f"{text}, {figures}" if figures else text), file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         if self._bar is not None:

@@ -25,10 +25,11 @@ import pyarrow
 import pyarrow.parquet as parquet
 from pydantic import Field, TypeAdapter, ValidationError
 
-from .files import write_text
-from .names import model_folder
+from .files import content, write_text, writing
+from .names import check_file, model_folder, unfinished
 
 RESULTS_FORMAT = "maml-en-llm results 2"
+RESULTS_SIGN = "maml-en-llm results"  # of any version
 PROVENANCE = "maml_en_llm.json"  # in a model folder
 
 Subset = Literal["test", "unseen_domain_test"]
@@ -42,13 +43,25 @@ Scores = Annotated[dict[str, Fraction], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataChange:
+    """A correction of its training data after which a run went on."""
+
+    batches: Count
+    """Seen before it."""
+    before: str
+    after: str
+    """Hashes of the data."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """What something was computed from and what that cost."""
 
     config_hash: str
     """Of the values that change what is computed."""
     manifest_hash: str
-    """Of the data that was read."""
+    """Of the data that was read; where it was corrected meanwhile, of all that was read in turn."""
+    data_changes: tuple[DataChange, ...] = ()
     code_version: str
     hardware: str
     wall_seconds: Amount
@@ -286,7 +299,7 @@ def from_json(kind: type[T], text: str | bytes, where: str | Path) -> T:
 
 def _read(kind: type[T], path: Path, what: str) -> T:
     try:
-        return from_json(kind, path.read_bytes(), path)
+        return from_json(kind, content(path), path)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from None
     except ValueError as error:
@@ -320,6 +333,8 @@ def read_predictions(path: Path, seed: int) -> tuple[list[Prediction], int]:
     the file cannot be read."""
     found, broken, line = [], 0, b"\n"
     word = f'"seed":{seed},'.encode()  # the other lines need not be parsed: there may be millions
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is not a regular file")
     try:
         with path.open("rb") as file:
             for line in file:
@@ -371,7 +386,7 @@ def write_scores(path: Path, tables: Mapping[str, Iterable[Results]]) -> None:
                 for seed, score in found.scores.items():
                     before = found.before.scores.get(seed) if found.before else None
                     lines.append(known | about | {"seed": int(seed), "score": score, "score_before": before})
-    partial = path.with_name(path.name + ".partial")
+    partial = unfinished(path)
     big = {"dictionary_pagesize_limit": 1 << 28, "data_page_size": 1 << 28}  # each text of `results` once
     try:
         parquet.write_table(pyarrow.Table.from_pylist(lines), partial, compression="zstd", compression_level=19, **big)
@@ -404,7 +419,14 @@ class PredictionStore:
     Until the end they are in `OUTPUT.unfinished.jsonl`, whose first line says what they belong to (`identity`).
     """
 
+    @staticmethod
+    def check(output: Path) -> None:
+        """ValueError when a file of another origin has one of the names."""
+        check_file(output.with_suffix(".predictions.jsonl"), '"index":0,"output":')
+        check_file(output.with_suffix(".unfinished.jsonl"), '{"of": "')
+
     def __init__(self, output: Path, identity: str) -> None:
+        self.check(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         self._final = output.with_suffix(".predictions.jsonl")
         self._partial = output.with_suffix(".unfinished.jsonl")
@@ -434,7 +456,7 @@ class PredictionStore:
 
     def add(self, task: str, seed: int, rows: list[Prediction]) -> None:
         self.rows[task, seed] = rows
-        with self._partial.open("a", encoding="utf-8") as file:
+        with writing(self._partial), self._partial.open("a", encoding="utf-8") as file:
             file.write(to_json(_SeedPredictions(rows=tuple(rows)), indent=None) + "\n")
 
     def write(self) -> None:

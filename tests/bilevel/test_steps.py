@@ -185,6 +185,33 @@ def test_a_first_gradient_of_next_to_nothing_has_no_derivative(several: bool) ->
     assert left_out == 2
 
 
+@pytest.mark.parametrize("by_formula", [False, True])
+@pytest.mark.parametrize("several", [False, True], ids=["alone", "one-of-several"])
+def test_with_a_large_eps_next_to_nothing_has_its_derivative(several: bool, by_formula: bool) -> None:
+    """lr / eps is no cliff then, and leaving it out would be an error of the size of these coordinates' part."""
+    step, parameters = AdamW(lr=0.01, eps=1e-3), {"x": torch.ones(4).double()}
+    gradients = {"x": torch.tensor([0.0, 1e-9, -3e-7, 1e-3]).double()}
+    zeros = {"x": torch.zeros(4).double()}
+    leaf = {"x": gradients["x"].clone().requires_grad_()}
+    moved, state = after_step(step, parameters, leaf, State(zeros, zeros, 0))
+    adjoint, of_m, of_v = (torch.tensor([1.0, 2.0, 3.0, 4.0]).double() * scale for scale in (1.0, several * 0.1, 0.0))
+    scalar = (adjoint * moved["x"] + of_m * state.first["x"] + of_v * state.second["x"])[
+        1:
+    ].sum()  # |g| has a kink at 0
+    (expected,) = torch.autograd.grad(scalar, leaf["x"])
+    expected[0] = -adjoint[0] * step.lr / step.eps + of_m[0] * (1 - step.betas[0])
+
+    before = step.init(parameters)
+    after = before.clone()
+    update_all_(step, detached(parameters), gradients, after)
+    earlier = Moments({"x": of_m.clone()}, {"x": of_v.clone()}) if several else None
+    u, kind = torch.empty(4).double(), Step if by_formula else AdamW
+    used = Used(parameters["x"], gradients["x"], before if by_formula else after)
+    left_out = kind.pull_back(step, "x", adjoint.clone(), used, earlier, u)
+    assert torch.allclose(u, expected, rtol=1e-9)
+    assert not left_out
+
+
 def test_a_subclass_gets_the_derivative_of_its_own_formula() -> None:
     class Ascent(SGD):
         def formula(self, parameter: Any, gradient: Any, first: Any, second: Any, t: int) -> Any:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import resource
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,8 @@ import pytest
 import torch
 
 from builders import evaluate_config, train_config
-from maml_en_llm.config import AdaptConfig
+from maml_en_llm.cli import main
+from maml_en_llm.config import AdaptConfig, EvaluateConfig
 from maml_en_llm.evaluation.adaptation import adapt
 from maml_en_llm.evaluation.prediction import predict
 from maml_en_llm.evaluation.protocol import evaluate
@@ -88,3 +93,100 @@ def test_a_full_disk_names_the_model_and_leaves_the_one_before(
             save_model(model, tokenizer, tmp_path / "model", {"note.txt": "after"})
     assert (tmp_path / "model" / "note.txt").read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_full_disk_names_the_file_in_every_verb(
+    collection_folder: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file of this process may have more than 300 bytes; the verbs that try their output first refuse that."""
+    rows, shown = tmp_path / "in.csv", tmp_path / "shown.jsonl"
+    rows.write_text("text,label\n" + "".join(f"ant number {n},{'ab'[n % 2]}\n" for n in range(40)))
+    shown.write_text('{"input": "ant", "output": "a"}\n{"input": "bee", "output": "b"}\n')
+    out = tmp_path / "out"
+    table = ["--source", rows, "--input", "text", "--output", "label", "--yes"]
+    predict = ["--model", model_folder, "--demonstrations", shown, "--input-file", rows, "--text-column", "text"]
+    scored = ["--collection", collection_folder, "--setting", "small", "--model", model_folder]
+    verbs: list[list[str | Path]] = [
+        ["tasks", "import", *table, "--collection", out],
+        ["tasks", "limit", "--collection", collection_folder, "--output", out],
+        ["tasks", "check", "--collection", collection_folder, "--report", out],
+        ["tasks", "choose", "--input", rows, "--column", "text", "--by", "random", "--count", "30", "--output", out],
+        ["predict", *predict, "--output", tmp_path / "out.csv"],
+        ["train", *scored, "--output", out],
+        ["evaluate", *scored, "--output", tmp_path / "out.json"],
+        ["quickstart", "--output", out],
+    ]
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for words in verbs:
+        monkeypatch.setattr("sys.stderr", said := io.StringIO())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, limit[1]))
+        try:
+            assert main([str(word) for word in words]) == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        last = said.getvalue().splitlines()[-1]
+        assert "File too large" in last, words
+        assert str(out) in last, words
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:
+    """Nor are those that a verb writes next to its output; and this is said before anything is read."""
+    nothing = tmp_path / "nothing"
+    rows, shown = tmp_path / "in.csv", tmp_path / "shown.jsonl"
+    rows.write_text("text\nant\n")
+    shown.write_text('{"input": "ant", "output": "a"}\n{"input": "bee", "output": "b"}\n')
+
+    def scored(output: Path) -> EvaluateConfig:
+        return evaluate_config(nothing, nothing, output)
+
+    def predicted(output: Path) -> None:
+        words = [
+            "predict",
+            "--model",
+            nothing,
+            "--demonstrations",
+            shown,
+            "--input-file",
+            rows,
+            "--text-column",
+            "text",
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stderr", said := io.StringIO())
+            assert main([str(word) for word in (*words, "--output", output)]) == 2
+        raise ValueError(said.getvalue())
+
+    verbs: list[tuple[Callable[[Path], Any], str, list[str]]] = [
+        (lambda output: evaluate(scored(output)), "a.json", ["json", "predictions.jsonl", "unfinished.jsonl"]),
+        (lambda output: adapt(AdaptConfig(**vars(scored(output)))), "b.json", ["json", "before.predictions.jsonl"]),
+        (predicted, "c.csv", ["csv", "csv.bad-rows.jsonl", "csv.unfinished.jsonl"]),
+    ]
+    for verb, output, endings in verbs:
+        for ending in endings:
+            path = tmp_path / f"{output[0]}.{ending}"
+            path.write_text("mine")
+            with pytest.raises(ValueError, match=r"exists (already|and was not .* this command); choose another"):
+                verb(tmp_path / output)
+            assert path.read_text() == "mine"
+            path.unlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "shown.jsonl"}
+
+
+def test_what_is_no_name_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    nothing = Path("nothing")
+    for output in (Path(), Path(".."), Path("/")):
+        for verb in (train_config(nothing, nothing, output), evaluate_config(nothing, nothing, output)):
+            with pytest.raises(ValueError, match=r"is no name of a new (file|folder); give one"):
+                evaluate(verb) if isinstance(verb, EvaluateConfig) else train(verb)
+        with pytest.raises(ValueError, match="is no name of a new folder"):
+            report([nothing], output)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("label", ["", " ", "a\nb", "\x1b[31mred", "x" * 201, "\u202eabc"])
+def test_labels_can_be_shown(label: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="without control characters"):
+        evaluate_config(tmp_path, tmp_path, tmp_path, label=label)
+    evaluate_config(tmp_path, tmp_path, tmp_path, label="MetaICL / 日本 [red]")

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders import line, make_collection, write_lines, write_setting
+from builders import evaluate_config, line, make_collection, train_config, write_lines, write_setting
+from maml_en_llm.config import AdaptConfig
+from maml_en_llm.evaluation.adaptation import adapt
+from maml_en_llm.evaluation.protocol import evaluate
 from maml_en_llm.tasks import check
-from maml_en_llm.tasks.check import check_training_data
+from maml_en_llm.tasks.check import check_evaluation_data, check_training_data
 from maml_en_llm.tasks.collection import Collection, load_collection
+from maml_en_llm.training.loop import train
 
 
 def checked(folder: Path, setting: str = "small", cache: Path | None = None) -> int:
@@ -155,3 +159,61 @@ def test_the_built_in_tasks_pass(starter_folder: Path, tmp_path: Path) -> None:
     collection: Collection = load_collection(starter_folder)
     for name in ("starter", "class_to_class", "hr_to_lr"):
         assert check_training_data(collection, collection.setting(name), tmp_path) > 1000
+
+
+def checked_for(folder: Path, split: str, targets: tuple[str, ...] = ("mood", "choice")) -> int:
+    collection = load_collection(folder)
+    return check_evaluation_data(collection, collection.setting("small"), targets, split)
+
+
+@pytest.mark.parametrize("place", ["colour/train", "mood/train", "choice/test", "mood/dev"])
+def test_an_evaluation_reads_all_that_it_may_need_first(folder: Path, place: str) -> None:
+    split = "dev" if place == "mood/dev" else "test"
+    write_lines(folder / "data" / "mood" / "dev.jsonl", [line("mood", "how", "glad", ["glad", "sad"])])
+    checked_for(folder, split)
+    path = folder / "data" / f"{place}.jsonl"
+    before = len(path.read_text().splitlines())
+    add(path, "{")
+    with pytest.raises(ValueError, match="not valid JSON") as caught:
+        checked_for(folder, split)
+    assert str(caught.value).startswith(f"{path}:{before + 1}: ")
+
+
+def test_an_evaluation_does_not_ask_for_what_it_does_not_score(folder: Path) -> None:
+    add(folder / "data" / "mood" / "dev.jsonl", "{")
+    add(folder / "data" / "choice" / "test.jsonl", "{")
+    (folder / "data" / "colour" / "train.jsonl").unlink()
+    checked_for(folder, "test", ("mood",))
+
+
+@pytest.mark.parametrize(("split", "file"), [("test", "test"), ("validation", "train")])
+def test_no_example_that_is_scored_is_in_the_training_data(folder: Path, split: str, file: str) -> None:
+    add(folder / "data" / "mood" / f"{file}.jsonl", line("mood", "how is it", "glad", ["glad", "sad"]))
+    add(folder / "data" / "swap" / "train.jsonl", line("swap", "how is it", "glad"))
+    with pytest.raises(ValueError, match=f"{file}.jsonl:.*this example of the target mood is also in the training"):
+        checked_for(folder, split)
+    checked_for(folder, "dev")
+
+
+def test_verbs_that_score_check_before_they_load_a_model(folder: Path, tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    config = evaluate_config(folder, nothing, tmp_path / "results.json")
+    for verb, chosen in ((evaluate, config), (adapt, AdaptConfig(**vars(config)))):
+        add(folder / "data" / "mood" / "test.jsonl", "{")
+        with pytest.raises(ValueError, match=r"mood/test\.jsonl:.*not valid JSON"):
+            verb(chosen)  # type: ignore[operator]
+    write_setting(folder, "small", ["colour", "mood"], ["mood"], [])
+    with pytest.raises(ValueError, match="mood is under both train and test"):
+        evaluate(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_an_evaluation_says_which_targets_the_model_was_trained_on(
+    folder: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = train(train_config(folder, model_folder, tmp_path / "run", "metaicl", batches=1))
+    write_setting(folder, "other", ["mood"], ["choice", "colour"], [])
+    capsys.readouterr()
+    evaluate(evaluate_config(folder, trained, tmp_path / "results.json", setting="other", max_examples=2))
+    said = capsys.readouterr().err
+    assert "note: not new to the model, which was trained on these tasks: colour\n" in said

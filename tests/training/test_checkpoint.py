@@ -70,6 +70,19 @@ def test_the_last_two_are_kept_until_the_end(tmp_path: Path) -> None:
     assert not (run.folder / "checkpoints").exists()
 
 
+def test_a_file_of_others_among_checkpoints_stays(tmp_path: Path) -> None:
+    run = directory(tmp_path)
+    run.save(2, state(2))
+    mine = run.folder / "checkpoints" / "000000001-mine.safetensors"
+    mine.write_text("mine")
+    for batches in (4, 90):
+        run.save(batches, state(batches))
+    assert run.restore(STATE)[0] == 90
+    run.finish()
+    assert files(run) == [mine]
+    assert mine.read_text() == "mine"
+
+
 def truncate(path: Path, _: Any) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 

@@ -59,8 +59,12 @@ def ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+class Killed(BaseException):
+    """What nothing catches, as a kill."""
+
+
 def crash() -> None:
-    raise MemoryError
+    raise Killed
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -102,7 +106,7 @@ def test_resuming_from_a_checkpoint_drops_what_came_after_it(
     group = train_config(collection_folder, model_folder, tmp_path, **changes).batches_per_update
     cut = train_config(collection_folder, model_folder, tmp_path / "cut", **changes, checkpoint_every=3 * group)
 
-    with in_update(5, crash), pytest.raises(MemoryError):
+    with in_update(5, crash), pytest.raises(Killed):
         train(cut)
     (checkpoint,) = (tmp_path / "cut" / "checkpoints").iterdir()
     assert int(checkpoint.name.partition("-")[0]) == 3 * group
@@ -116,11 +120,79 @@ def test_a_crash_before_the_first_checkpoint_starts_anew(
 ) -> None:
     config = train_config(collection_folder, model_folder, tmp_path / "cut", method="metaicl")
 
-    with in_update(3, crash), pytest.raises(MemoryError):
+    with in_update(3, crash), pytest.raises(Killed):
         train(config)
     train(config, resume=True)
     train(train_config(collection_folder, model_folder, tmp_path / "whole", method="metaicl"))
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_an_error_between_updates_loses_none_of_them(
+    collection_folder: Path,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The third update's batches cannot be made, as when a file has gone."""
+    cut = train_config(collection_folder, model_folder, tmp_path / "cut", batches=6)
+    learner_type = type(cut).learner
+
+    def failing(self: Any, model: Any, sampler: Any) -> Any:
+        learner = learner_type(self, model, sampler)
+        plain = learner.batches
+
+        def batches(update: int) -> Any:
+            if update == 2:
+                raise MemoryError
+            return plain(update)
+
+        learner.batches = batches  # type: ignore[method-assign]
+        return learner
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(cut), "learner", failing)
+        with pytest.raises(MemoryError):
+            train(cut)
+    seen = 2 * cut.batches_per_update
+    assert f"an error after {seen} batches; they are in a checkpoint" in capsys.readouterr().err
+    (checkpoint,) = (tmp_path / "cut" / "checkpoints").iterdir()
+    assert int(checkpoint.name.partition("-")[0]) == seen
+    train(cut, resume=True)
+    train(train_config(collection_folder, model_folder, tmp_path / "whole", batches=6))
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_an_error_within_an_update_leaves_no_half_of_it(
+    collection_folder: Path,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The model fails at forward passes around those of the second update: before its inner step and behind it."""
+    from transformers import GPT2LMHeadModel
+
+    forward, count = GPT2LMHeadModel.forward, 0
+    train(train_config(collection_folder, model_folder, tmp_path / "whole", batches=4))
+    saved = []
+    for passes in (4, 5, 6):
+        cut, count = train_config(collection_folder, model_folder, tmp_path / f"cut {passes}", batches=4), 0
+
+        def failing(*arguments: Any, passes: int = passes, **options: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == passes:
+                raise MemoryError
+            return forward(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(GPT2LMHeadModel, "forward", failing)
+            with pytest.raises(MemoryError):
+                train(cut)
+        saved.append(len(list((cut.output / "checkpoints").glob("*"))))
+        train(cut, resume=True)
+        assert_same_run(cut.output, tmp_path / "whole")
+    assert 0 < sum(saved) < len(saved)  # where the inner step had begun to change the moments there is none
 
 
 @pytest.mark.parametrize("method", ["metaicl", "maml-en-llm"])
@@ -274,8 +346,60 @@ def test_resuming_with_other_data_is_an_error(model_folder: Path, tmp_path: Path
         train(train_config(folder, model_folder, tmp_path / "run"))
     train_file = folder / "data" / "size" / "train.jsonl"
     train_file.write_text("".join(train_file.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(ValueError, match="the training data has changed"):
+    with pytest.raises(ValueError, match=r"the training data has changed .* --data-corrected"):
         train(train_config(folder, model_folder, tmp_path / "run"), resume=True)
+
+
+def test_a_run_goes_on_with_corrected_data_when_told_to_and_says_so(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_collection(tmp_path / "collection")
+    config = train_config(folder, model_folder, tmp_path / "run", batches=12, checkpoint_every=2)
+    with pytest.raises(ValueError, match="add --resume or leave it out"):
+        train(config, data_corrected=True)
+    with in_update(4, ctrl_c), pytest.raises(KeyboardInterrupt):
+        train(config)
+    first = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert first["data_changes"] == []
+    train_file = folder / "data" / "size" / "train.jsonl"
+    corrected = train_file.read_text().replace("red", "ant").replace("blue", "bee")  # as many bytes or not
+    for text in (corrected.replace("bee", "dog"), corrected + corrected.splitlines()[0] + "\n"):
+        train_file.write_text(text)
+        with pytest.raises(ValueError, match=r"(run|data)\.json: the training data has changed .* --data-corrected"):
+            train(config, resume=True)
+        with in_update(5, crash), pytest.raises(Killed):
+            train(config, resume=True, data_corrected=True)
+    words = ["train", "--config", tmp_path / "run" / "config.yaml", "--resume"]
+    assert main([str(word) for word in words]) == 0  # what was said holds from then on
+
+    record = json.loads((tmp_path / "run" / "model" / "maml_en_llm.json").read_text())["run"]
+    one, two = record["data_changes"]
+    assert (one["batches"], two["batches"]) == (8, 8)
+    assert one["before"] == first["manifest_hash"]
+    assert one["after"] == two["before"] != two["after"]
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    for change in (one, two):
+        assert f"After {change['batches']} batches the training data was corrected" in card
+        assert change["before"][:16] in card
+        assert change["after"][:16] in card
+
+    whole = train_config(folder, model_folder, tmp_path / "whole", batches=12)
+    train(whole)
+    assert json.loads((tmp_path / "whole" / "run.json").read_text())["manifest_hash"] == two["after"]
+    assert record["manifest_hash"] != two["after"]  # a model of other data
+
+
+def test_data_that_was_corrected_before_the_first_checkpoint_is_no_change(model_folder: Path, tmp_path: Path) -> None:
+    folder = make_collection(tmp_path / "collection")
+    config = train_config(folder, model_folder, tmp_path / "run")
+    with in_update(2, crash), pytest.raises(Killed):
+        train(config)
+    (folder / "data" / "size" / "train.jsonl").write_bytes((folder / "data" / "size" / "test.jsonl").read_bytes())
+    train(config, resume=True, data_corrected=True)
+    train(train_config(folder, model_folder, tmp_path / "whole"))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("run", "whole")]
+    assert records[0]["manifest_hash"] == records[1]["manifest_hash"]
 
 
 def test_a_start_that_failed_does_not_stand_in_the_way(

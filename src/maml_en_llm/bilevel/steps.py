@@ -21,7 +21,8 @@ Tensors = dict[str, Tensor]
 
 STEEP = 1e-6
 """sqrt(v_hat) below which AdamW has no useful derivative by a coordinate's first gradient: there it is a cliff, up to
-lr / eps steep and as narrow as eps, that a gradient of any size jumps (docs/bilevel.md)."""
+lr / eps steep and as narrow as eps, that a gradient of any size jumps (docs/bilevel.md). With an eps of this size or
+more there is no cliff, and no derivative is left out."""
 
 
 @dataclass
@@ -260,10 +261,11 @@ class AdamW(Step):
         return (1 - self.lr * self.weight_decay) * parameter - change, m, v
 
     def steep(self, gradient: Tensor, second: Tensor | None, t: int) -> Tensor:
-        """Where the moments are those of this gradient alone, and it is next to nothing."""
+        """Where the moments are those of this gradient alone, it is next to nothing, and eps is less."""
         assert second is not None
         own = (1 - self.betas[1]) * gradient.detach().square()
-        return (second.detach() <= STEEP**2 * (1 - self.betas[1] ** t)) & (second.detach() <= _SAME * own)
+        alone = (second.detach() <= STEEP**2 * (1 - self.betas[1] ** t)) & (second.detach() <= _SAME * own)
+        return alone & (torch.as_tensor(self.eps, device=own.device) < STEEP)
 
     def _scales(self, step: int) -> tuple[float, float, float]:
         """c and e such that lr * mh / (sqrt(vh) + eps) = c * m / (sqrt(v) + e), bias correction folded in; and the
@@ -296,7 +298,7 @@ class AdamW(Step):
         for a, g, m, v, u, *average in blocks(*tensors):
             history = torch.addcmul(v, g, g, value=-_SAME * (1 - beta2))
             smooth = None  # 1 where there is a derivative, 0 where it is left out; arithmetic is faster than bools
-            if v.device.type != "cpu" or bool(history.min() <= 0):
+            if self.eps < STEEP and (v.device.type != "cpu" or bool(history.min() <= 0)):
                 smooth = torch.maximum(history, v - small, out=history).clamp_(min=0).sign_()
                 kept.append(smooth.sum())
                 numbers += smooth.numel()

@@ -39,6 +39,8 @@ class TrainSwitches:
     """How batches become updates; its keys are flags, too: `train --method NAME --help` shows them."""
     resume: bool = False
     """Continue the run in --output from its newest checkpoint, or start it if there is none."""
+    data_corrected: bool = False
+    """With --resume: go on although the training data has changed since the run began; the record says so."""
     plan: bool = False
     """Show what memory, time and disk the run will take, and stop."""
 
@@ -52,7 +54,7 @@ def train(config: Any, switches: TrainSwitches) -> None:
         return
     from ..training.loop import train as run
 
-    print(run(config, switches.resume))
+    print(run(config, switches.resume, switches.data_corrected))
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -228,6 +230,8 @@ def predict(
     of_table = text_column if demonstrations.suffix.lower() != ".jsonl" or label_column else None
     examples = read_demonstrations(demonstrations, of_table, label_column)
     named = dict.fromkeys(e.output for e in examples) if options is None else [o.strip() for o in options.split(",")]
+    if len(set(named)) < max(2, len(named)) or not all(option.strip() for option in named):
+        raise ValueError(f"options are {', '.join(named) or 'empty'}; give at least two, all different and none empty")
     if input_file is not None:
         _predict_rows(model, examples, list(named), input_file, text_column, output, chosen)
         return
@@ -390,7 +394,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the flush at the end
         return 0
     except OSError as error:
-        reason = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+        reason = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
         print(f"maml-en-llm {verb}: {printable(reason)}", file=sys.stderr)
         return 2
     except Exception as error:  # a defect

@@ -23,7 +23,7 @@ from ..prompts.batches import Batch
 from ..prompts.demonstrations import draw_indices
 from ..prompts.layout import EncodedPrompt, PromptFormat
 from ..prompts.style import PromptStyle
-from ..results import Adaptation, Results, TaskScores, write_results
+from ..results import RESULTS_SIGN, Adaptation, PredictionStore, Results, TaskScores, write_results
 from ..tasks.collection import Example, Task
 from ..tasks.seeds import random_generator
 from .protocol import Evaluation, demonstration_bank, prediction_store, task_result
@@ -37,7 +37,9 @@ def adapt(config: AdaptConfig) -> Results:
 
     A task that is finished is not done again when the same command continues.  Raises ValueError for bad input.
     """
-    check_output(config.output, ending=".json")
+    check_output(config.output, ending=".json", sign=RESULTS_SIGN)
+    for output in (config.output, unadapted(config).output):
+        PredictionStore.check(output)
     with only_writer(config.output):
         return _adapt(config)
 
@@ -47,8 +49,7 @@ def _adapt(config: AdaptConfig) -> Results:
     parameters = {name: p.detach() for name, p in trainable_parameters(job.model.network).items()}
     start = {name: parameter.clone() for name, parameter in parameters.items()}
     after = prediction_store(config, job)
-    unadapted = replace(config, output=config.output.with_suffix(".before.json"))
-    before = prediction_store(unadapted, job)
+    before = prediction_store(unadapted(config), job)
     steps = 0
     with track("adapt", 2 * len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
         for task in job.tasks:
@@ -81,6 +82,11 @@ def _adapt(config: AdaptConfig) -> Results:
     for store in (before, after):
         store.forget()
     return results
+
+
+def unadapted(config: AdaptConfig) -> AdaptConfig:
+    """For the predictions before adaptation."""
+    return replace(config, output=config.output.with_suffix(".before.json"))
 
 
 def _scores_of(task: TaskScores) -> TaskScores:

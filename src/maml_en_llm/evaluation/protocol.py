@@ -23,7 +23,9 @@ from ..prediction.scoring import check_finite
 from ..progress import StopRequest, Tracker, console, stop_on_signal, track
 from ..prompts.demonstrations import check_bank
 from ..prompts.style import PromptStyle
+from ..prompts.token_cache import cache_folder
 from ..results import (
+    RESULTS_SIGN,
     Prediction,
     PredictionStore,
     Results,
@@ -37,6 +39,7 @@ from ..results import (
     summarize,
     write_results,
 )
+from ..tasks.check import check_evaluation_data
 from ..tasks.collection import Collection, Example, Task, load_collection
 from ..tasks.limited import limited, validation_split
 from ..training.loop import check_context
@@ -53,7 +56,8 @@ def evaluate(config: EvaluateConfig) -> Results:
     log-likelihood is predicted. Predictions with all scores go to `OUTPUT.predictions.jsonl`; when a run is stopped,
     the same command continues where it was.  Raises ValueError for bad input.
     """
-    check_output(config.output, ending=".json")
+    check_output(config.output, ending=".json", sign=RESULTS_SIGN)
+    PredictionStore.check(config.output)
     with only_writer(config.output):
         job = Evaluation(config)
         store = prediction_store(config, job)
@@ -102,6 +106,10 @@ class Evaluation:
             task.split("train" if config.split == "validation" else config.split)
             if several and config.learner == "in-context":
                 check_bank(self.labelled(task).bank, self.style.demonstrations, task.name)
+        names = [task.name for task in self.tasks]
+        check_evaluation_data(collection, self.setting, names, config.split, cache_folder())
+        if self.provenance and (known := sorted(set(names) & set(self.provenance.training_tasks))):
+            console.print(f"note: not new to the model, which was trained on these tasks: {', '.join(known)}")
         if self.style.instructed and (without := [task.name for task in self.tasks if not task.instruction]):
             console.print(f"scored without an instruction, because the manifest has none: {', '.join(without)}")
 

@@ -181,13 +181,12 @@ class Reproduction:
     def _set_aside_another(self, config: Method) -> None:
         """Renames a run directory that was made from other inputs: what was computed is kept."""
         folder, hashes = config.output, self.training_hashes(config)
-        if not folder.exists():
+        if not (folder / "config.yaml").is_file():  # nothing, or no run: `train` refuses that
             return
         if (folder / "run.json").is_file():
             same = read_run(folder / "run.json").made_from(hashes)
         else:
-            made = folder / "config.yaml"
-            same = made.is_file() and self.training_hashes(read_training_config(made)) == hashes
+            same = self.training_hashes(read_training_config(folder / "config.yaml")) == hashes
         if (folder / "model").is_dir() or not same:
             kept = _sibling(folder, time.strftime(".replaced-%Y%m%d-%H%M%S"))
             folder.rename(kept)

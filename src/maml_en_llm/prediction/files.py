@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files import content_hash, write_text
+from .. import names
+from ..files import content_hash, write_text, writing
 from ..progress import stop_on_signal, track
 from ..sources.reading import MOST_CHARACTERS, check_file, detect_delimiter
 
@@ -68,7 +69,7 @@ def predict_file(
     new = ["prediction", "probability", *(f"score_{label}" for label in labels)]
     check_files(source, output)
     total = check_columns(source, column, new)
-    unfinished = output.with_name(output.name + ".unfinished.jsonl")
+    unfinished = beside(output, "unfinished")
     stamp = {"of": hashlib.sha256(repr((content_hash(source), column, list(labels), described)).encode()).hexdigest()}
     kept = _unfinished(unfinished, stamp)
     texts = (_text(place, column)[0] for place in read_rows(source))
@@ -76,7 +77,7 @@ def predict_file(
     with track("predict", total, "rows", done=kept) as progress, stop_on_signal() as stop:
         for _ in islice(good, kept):
             pass
-        with unfinished.open("a", encoding="utf-8") as file:
+        with writing(unfinished), unfinished.open("a", encoding="utf-8") as file:
             while part := list(islice(good, ROWS_AT_ONCE)):
                 found = np.asarray(scores(part))
                 file.write("".join(json.dumps([round(float(s), 6) for s in row]) + "\n" for row in found))
@@ -99,7 +100,14 @@ def check_files(source: Path, output: Path) -> None:
             raise ValueError(f"{path}: unknown kind of file; use one that ends in {', '.join(SUFFIXES)}")
     if output.exists():
         raise ValueError(f"{output} exists already; choose another --output or delete it")
+    names.check_file(beside(output, "unfinished"), '{"of": "')
+    names.check_file(beside(output, "bad-rows"), '{"place": ')
     output.parent.mkdir(parents=True, exist_ok=True)
+
+
+def beside(output: Path, what: str) -> Path:
+    """OUTPUT.bad-rows.jsonl or OUTPUT.unfinished.jsonl."""
+    return output.with_name(f"{output.name}.{what}.jsonl")
 
 
 def check_columns(source: Path, column: str, new: Sequence[str]) -> int:
@@ -236,15 +244,15 @@ def _write(
 ) -> Predicted:
     """Writes the output and the bad rows from the scores in `unfinished`."""
     counts: Counter[str] = Counter()
-    bad_rows = output.with_name(output.name + ".bad-rows.jsonl")
-    beside = [path.with_name(path.name + ".partial") for path in (output, bad_rows)]
+    bad_rows = beside(output, "bad-rows")
+    new_files = [names.unfinished(path) for path in (output, bad_rows)]
     bad = 0
     try:
-        with ExitStack() as stack:
+        with writing(output), ExitStack() as stack:
             scored = stack.enter_context(unfinished.open(encoding="utf-8"))
-            aside = stack.enter_context(beside[1].open("w", encoding="utf-8"))
+            aside = stack.enter_context(new_files[1].open("w", encoding="utf-8"))
             next(scored)
-            add = stack.enter_context(_Writer(beside[0], output.suffix.lower(), source, new))
+            add = stack.enter_context(_Writer(new_files[0], output.suffix.lower(), source, new))
             for place in read_rows(source):
                 text, problem = _text(place, column)
                 if text is None:
@@ -258,11 +266,11 @@ def _write(
                 counts[labels[best]] += 1
                 values = [labels[best], round(math.exp(-found[best]), 6), *found]
                 add(place.row | dict(zip(new, values, strict=True)))
-        os.replace(beside[0], output)
+        os.replace(new_files[0], output)
         if bad:
-            os.replace(beside[1], bad_rows)
+            os.replace(new_files[1], bad_rows)
     finally:
-        for path in beside:
+        for path in new_files:
             path.unlink(missing_ok=True)
     return Predicted(counts, bad, bad_rows)
 

@@ -17,11 +17,6 @@ _MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "\\`", "\n
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs cells that begin so
 
 
-def visible(text: str) -> str:
-    """With control and escape characters spelled out, so that a terminal does not act on them."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
 def markdown_text(text: str) -> str:
     """Without HTML, links, and what would end a cell of a table."""
     return "".join(_MARKDOWN.get(c, c) for c in text).replace("](", "]\\(")

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..files import content
+from ..names import printable
 from ..results import (
-    RESULTS_FORMAT,
+    RESULTS_SIGN,
     Provenance,
     Results,
     Row,
@@ -31,7 +31,8 @@ from ..results import (
     read_provenance,
     read_run,
 )
-from .escaping import from_csv, visible
+from ..safe_yaml import read_yaml_file
+from .escaping import from_csv
 
 SUBSETS = {"unseen_domain_test": "Target tasks in unseen domains", "test": "All target tasks"}
 NOT_SEARCHED = ("model", "checkpoints")  # large, and no results in them
@@ -254,7 +255,7 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
 
 
 def _sentence(path: Path, reason: str) -> str:
-    return visible(f"{path}{'' if reason.startswith(':') else ': '}{reason}")
+    return printable(f"{path}{'' if reason.startswith(':') else ': '}{reason}")
 
 
 def not_read_lines(found: Inputs) -> list[str]:
@@ -307,8 +308,8 @@ def _read_folder(folder: Path, found: Inputs, seen: set[Path]) -> None:
 
 def _mentions_format(path: Path) -> bool:
     try:
-        return RESULTS_FORMAT.rstrip("0123456789").encode() in path.read_bytes()
-    except OSError:
+        return RESULTS_SIGN.encode() in content(path)
+    except (OSError, ValueError):
         return True  # then reading it says why it cannot be read
 
 
@@ -352,7 +353,7 @@ def _refuse_doubles(found: Inputs) -> None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return content(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path}: cannot be read as text ({type(error).__name__}); give results of `evaluate`"
@@ -418,10 +419,10 @@ PAPER_ROWS = {row.label: row for row in _paper_rows()}
 
 def _read_run(folder: Path, found: Inputs) -> None:
     try:
-        config = yaml.safe_load(_text(folder / "config.yaml"))
+        config = read_yaml_file(folder / "config.yaml")
         lines = _text(folder / "metrics.jsonl").split("\n")
-    except (ValueError, yaml.YAMLError, RecursionError, TypeError, OverflowError) as error:
-        found.not_read.append((folder, f"its config.yaml or metrics.jsonl cannot be read ({type(error).__name__})"))
+    except (ValueError, OSError) as error:
+        found.not_read.append((folder, f"its config.yaml or metrics.jsonl cannot be read ({error})"))
         return
     if not isinstance(config, dict) or not all(isinstance(config.get(key), str) for key in ("method", "setting")):
         found.not_read.append((folder / "config.yaml", "not the configuration of `train`"))

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rich.markup import escape as rich_escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
+from ..names import printable
 from ..results import Row
-from .escaping import csv_text, file_name, latex_text, markdown_text, visible
+from .escaping import csv_text, file_name, latex_text, markdown_text
 from .reading import SUBSETS, Result, Score, subsets_of
 from .statistics import PROMPT_KEYS, Comparison, SeedSpread
 
@@ -46,7 +47,7 @@ class Table:
     def text(self, column: int, cell: Cell) -> str:
         if isinstance(cell, float):
             return f"{cell:.{self.digits.get(self.columns[column], 2)}f}"
-        return "" if cell is None else visible(str(cell))
+        return "" if cell is None else printable(str(cell))
 
     def texts(self) -> list[list[str]]:
         return [[self.text(i, cell) for i, cell in enumerate(row)] for row in self.rows]
@@ -61,16 +62,16 @@ class Table:
 
     def markdown(self) -> str:
         rule = "|".join("---:" if self.numeric(i) else "---" for i in range(len(self.columns)))
-        heads = list(map(visible, self.columns))
+        heads = list(map(printable, self.columns))
         head, *lines = [f"| {' | '.join(map(markdown_text, line))} |\n" for line in [heads, *self.texts()]]
-        title, note = markdown_text(visible(self.title)), markdown_text(visible(self.note))
+        title, note = markdown_text(printable(self.title)), markdown_text(printable(self.note))
         return f"\n## {title}\n\n{note}\n\n{head}|{rule}|\n{''.join(lines)}"
 
     def csv(self) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         for line in (self.columns, *self.rows):
-            writer.writerow([csv_text(visible(cell)) if isinstance(cell, str) else cell for cell in line])
+            writer.writerow([csv_text(printable(cell)) if isinstance(cell, str) else cell for cell in line])
         return text.getvalue()
 
     def latex(self) -> str:
@@ -163,7 +164,7 @@ def grid(scores: Sequence[Score], subset: str) -> tuple[list[str], list[list[str
     rows = sorted({(score.label, score.source) for score in here}, key=lambda key: (labels.index(key[0]), key[1]))
     lines = [
         [
-            visible(f"{label} [{source}]" if several and source else label),
+            printable(f"{label} [{source}]" if several and source else label),
             *(_cell(cells.get((label, source, setting))) for setting in settings),
         ]
         for label, source in rows
@@ -174,7 +175,7 @@ def grid(scores: Sequence[Score], subset: str) -> tuple[list[str], list[list[str
         counts.append("" if found is None else f"{found.tasks} of {found.tasks_named} tasks, {found.examples} examples")
     if any(counts):
         lines.append(["data", *counts])
-    return ["method", *map(visible, settings)], lines
+    return ["method", *map(printable, settings)], lines
 
 
 def _cell(score: Score | None) -> str:
@@ -202,12 +203,12 @@ def rich_tables(scores: Sequence[Score], width: int) -> list[RichTable]:
             header = [name.replace("_", " ") for name in header]  # lines break at blanks
         table = RichTable(
             title=f"{SUBSETS[subset]}: {figures}",
-            caption=rich_escape(visible(wins_text(one_source(scores), subset))) or None,
+            caption=Text(printable(wins_text(one_source(scores), subset))),
         )
         for i, name in enumerate(header):
-            table.add_column(rich_escape(name), justify="left" if i == 0 else "right", no_wrap=i == 0)
+            table.add_column(Text(name), justify="left" if i == 0 else "right", no_wrap=i == 0)
         for line in lines:
-            table.add_row(*map(rich_escape, line))
+            table.add_row(*map(Text, line))
         tables.append(table)
     return tables
 
@@ -221,7 +222,7 @@ def one_source(scores: Sequence[Score]) -> list[Score]:
 def markdown(scores: Sequence[Score], notes: Sequence[str] = ()) -> str:
     parts = [
         "Macro-F1 or accuracy in percent, average / worst over demonstration seeds, mean over tasks.\n",
-        *(f"\n{markdown_text(visible(note))}\n" for note in notes),
+        *(f"\n{markdown_text(printable(note))}\n" for note in notes),
     ]
     for subset in subsets(scores):
         header, lines = grid(scores, subset)
@@ -229,7 +230,7 @@ def markdown(scores: Sequence[Score], notes: Sequence[str] = ()) -> str:
         parts += [f"\n## {SUBSETS[subset]}\n\n", head, f"|---|{'---:|' * (len(header) - 1)}\n", *body]
         if text := wins_text(one_source(scores), subset):
             rule = "a setting is won when average and worst are both higher"
-            parts.append(f"\n{markdown_text(visible(text))} ({rule}).\n")
+            parts.append(f"\n{markdown_text(printable(text))} ({rule}).\n")
     return "".join(parts)
 
 

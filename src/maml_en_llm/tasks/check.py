@@ -7,7 +7,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,13 +160,33 @@ def check_training_data(collection: Collection, setting: Setting, cache: Path | 
 
     cache: folder where the hashes of good files are kept by content, so that no file is read twice while it stays.
     """
-    if both := sorted(set(setting.train) & set(setting.test)):
+    trained = [collection[name].train for name in setting.train]
+    return _check_data(collection, setting, trained, setting.test, SCORED, cache)
+
+
+def check_evaluation_data(
+    collection: Collection, setting: Setting, targets: Sequence[str], split: str, cache: Path | None = None
+) -> int:
+    """The same before `split` of some of the setting's targets is scored, of what that may read and of the training
+    data as far as they are there.  validation, which is a part of the train split, stands for that."""
+    trained = [collection[name].train for name in setting.train if collection[name].has("train")]
+    return _check_data(collection, setting, trained, targets, ("train" if split == "validation" else split,), cache)
+
+
+def _check_data(
+    collection: Collection,
+    setting: Setting,
+    trained: Sequence[Examples],
+    targets: Sequence[str],
+    splits: Sequence[str],
+    cache: Path | None,
+) -> int:
+    if both := sorted(set(setting.train) & {*setting.test, *setting.unseen_domain_test}):
         path = collection.path / "settings" / f"{setting.name}.json"
         raise ValueError(f"{path}: {both[0]} is under both train and test; a target must not be trained on, delete one")
-    trained = [collection[name].train for name in setting.train]
-    targets = [collection[name] for name in setting.test]
-    scored = [task.split(split) for task in targets for split in SCORED if task.has(split)]
-    pools = [task.train for task in targets if task.has("train")]
+    tasks = [collection[name] for name in targets]
+    scored = [task.split(split) for task in tasks for split in splits if task.has(split)]
+    pools = [task.train for task in tasks if task.has("train") and "train" not in splits]
     files = [*trained, *pools, *scored]
     sizes = [examples.path.stat().st_size // 1000 for examples in files]
     found: list[np.ndarray] = []

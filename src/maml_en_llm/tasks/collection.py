@@ -17,6 +17,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from ..files import content
 from ..names import check_name
 
 SPLITS = ("train", "dev", "test")
@@ -315,8 +316,9 @@ def read_setting(path: Path) -> dict[str, list[str]]:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; ValueError with file and line when it is not one."""
+    data = content(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(data.decode("utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text
+from ..files import write_text, writing
 from ..names import check_name
 from .collection import SETTING_KEYS, SPLITS, Example, problems_of_manifest, read_json_object, read_setting
 from .seeds import random_generator
@@ -68,17 +68,17 @@ def write_task(collection: Path, name: str, splits: Mapping[str, Sequence[Exampl
     """
     if check_task(collection, name, hashes := task_hashes(name, splits)):
         return hashes
-    staged = collection / STAGING / name
+    staged, target = collection / STAGING / name, collection / "data" / name
     try:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
         for split in SPLITS:
             if splits.get(split):
-                with (staged / f"{split}.jsonl").open("wb") as file:
+                path = staged / f"{split}.jsonl"
+                with writing(target / path.name), path.open("wb") as file:
                     file.writelines(example_line(example, name) for example in splits[split])
                     file.flush()
                     os.fsync(file.fileno())
-        target = collection / "data" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         replaced = collection / STAGING / f"{name}.replaced"
         shutil.rmtree(replaced, ignore_errors=True)

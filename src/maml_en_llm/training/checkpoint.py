@@ -26,6 +26,11 @@ from ..progress import console
 from ..results import PROVENANCE
 
 KEPT = 2  # checkpoints
+CHECKPOINT = re.compile(r"(\d{9})-([0-9a-f]{16})")
+DATA_CHANGED = (
+    "the training data has changed since the run began; choose another --output, or add --data-corrected to go on with "
+    "the data as it is now, which the record of the run will say"
+)
 BEFORE_THE_FIRST_UPDATE = {"config.yaml", "data.json", "run.json"}  # what a run writes then
 
 
@@ -34,10 +39,12 @@ class RunDirectory:
 
     fingerprint: what the data looks like; a continuation must find the same.  extra: after `restore`, what `save` was
     given under that name.  Raises ValueError when the directory holds another run, or holds this one and
-    it is not to `resume`.
+    it is not to `resume`, or its data has changed and was not `data_corrected`.
     """
 
-    def __init__(self, config: Method, fingerprint: Mapping[str, int], resume: bool = False) -> None:
+    def __init__(
+        self, config: Method, fingerprint: Mapping[str, int], resume: bool = False, data_corrected: bool = False
+    ) -> None:
         self.folder = config.output
         self.model = self.folder / "model"
         self.record = self.folder / "run.json"
@@ -61,8 +68,8 @@ class RunDirectory:
                         f"{saved}: the run to resume has {key}={earlier.get(key)}, now it is {now[key]}; "
                         "make them equal or choose another --output"
                     )
-            if data.is_file() and read_json(data) != self._fingerprint:
-                raise ValueError(f"{data}: the training data has changed since the run began; choose another --output")
+            if data.is_file() and read_json(data) != self._fingerprint and not data_corrected:
+                raise ValueError(f"{data}: {DATA_CHANGED}")
             return
         raise ValueError(f"{self.folder} is not empty and holds no run; choose another --output")
 
@@ -81,7 +88,7 @@ class RunDirectory:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "config.yaml").is_file():  # it marks the folder as a run: nothing comes before it
             write_text(self.folder / "config.yaml", to_yaml(self._config))
-        if not (self.folder / "data.json").is_file():
+        if read_json(self.folder / "data.json") != self._fingerprint:
             write_text(self.folder / "data.json", json.dumps(self._fingerprint, indent=1))
 
     @property
@@ -125,7 +132,7 @@ class RunDirectory:
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
-        for path in self._written()[:-KEPT]:
+        for path in self._own()[:-KEPT]:
             path.unlink()
 
     def restore(self, expected: Mapping[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
@@ -139,7 +146,7 @@ class RunDirectory:
             try:
                 batches, state = self._read(path, expected)
             except (OSError, ValueError, SafetensorError) as error:
-                console.print(f"{path} cannot be used: {error}", markup=False)
+                console.print(f"{path} cannot be used: {error}")
                 continue
             self._forget_after(batches)
             return batches, state
@@ -155,8 +162,12 @@ class RunDirectory:
         """The checkpoints, the newest last."""
         return sorted(path for path in self._checkpoints.glob("*.safetensors"))
 
+    def _own(self) -> list[Path]:
+        """Those by names that a run gives."""
+        return [path for path in self._written() if CHECKPOINT.fullmatch(path.stem)]
+
     def _read(self, path: Path, expected: Mapping[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
-        name = re.fullmatch(r"(\d+)-([0-9a-f]{16})", path.stem)
+        name = CHECKPOINT.fullmatch(path.stem)
         if name is None:
             raise ValueError("no checkpoint has such a name")
         if file_hash(path)[:16] != name[2]:
@@ -179,7 +190,7 @@ class RunDirectory:
 
     def finish(self) -> None:
         """Deletes the checkpoints, which the model makes superfluous."""
-        for path in [*self._written(), *self._checkpoints.glob("next.partial")]:
+        for path in [*self._own(), *self._checkpoints.glob("next.partial")]:
             path.unlink()
         if self._checkpoints.is_dir() and not any(self._checkpoints.iterdir()):
             self._checkpoints.rmdir()

@@ -31,27 +31,30 @@ from ..prompts.token_cache import TokenCache, cache_folder
 from ..tasks.check import check_training_data
 from ..tasks.collection import Collection, Example, Setting, load_collection
 from ..tasks.limited import limited
-from .checkpoint import RunDirectory
+from .checkpoint import DATA_CHANGED, RunDirectory
 from .model_card import provenance_files
 from .record import Measurement, data_hash
 
 
-def train(config: Method, resume: bool = False) -> Path:
+def train(config: Method, resume: bool = False, data_corrected: bool = False) -> Path:
     """Runs `config` and returns the model folder, `config.output / "model"`.
 
     With the same configuration, data and number of threads the result is bitwise the same on a CPU, also when the run
-    was interrupted and continued with `resume`.  Raises ValueError for bad input, and KeyboardInterrupt when stopped,
-    after saving a checkpoint.
+    was interrupted and continued with `resume`.  With `data_corrected` a run may be continued whose data has changed;
+    its record says so.  Raises ValueError for bad input, and KeyboardInterrupt when stopped, after saving a checkpoint;
+    so does any error but of the disk, unless an update had begun to change what learns.
     """
+    if data_corrected and not resume:
+        raise ValueError("data_corrected is about a run that goes on; add --resume or leave it out")
     check_output(config.output, folder=True)
     with only_writer(config.output):
-        return _train(config, resume)
+        return _train(config, resume, data_corrected)
 
 
-def _train(config: Method, resume: bool) -> Path:
+def _train(config: Method, resume: bool, data_corrected: bool) -> Path:
     collection = load_collection(config.collection)
     setting = training_setting(config, collection)
-    run = RunDirectory(config, data_fingerprint(collection, setting), resume)
+    run = RunDirectory(config, data_fingerprint(collection, setting), resume, data_corrected)
     console.print(setting.presence())
     left_out = [name for name in collection.setting(config.setting).train if name not in setting.train]
     if left_out:
@@ -66,24 +69,35 @@ def _train(config: Method, resume: bool) -> Path:
     device = pick_device(config.device)
     keep_freed_memory()
     record = Measurement(config, training_data_hash(config, collection), device, run.record)
-    if record.earlier is not None and record.earlier.manifest_hash != record.manifest_hash:
-        raise ValueError(f"{run.record}: the training data has changed since the run began; choose another --output")
+    if record.earlier_data != record.data and not data_corrected:
+        raise ValueError(f"{run.record}: {DATA_CHANGED}")
     model = trainable_model(config, device)
     learner = config.learner(model, training_batches(config, collection, model.tokenizer))
 
     group = config.batches_per_update
     updates = config.batches // group
     run.begin()
-    record.write()
     seen, state = run.restore(learner.state_dict())
     if state:
         learner.load_state_dict(state)
+    record.goes_on_after(seen)
+    record.write()
     first, saved_at, started = seen // group, seen, time.monotonic()
     with track(config.name, updates * group, "batches", done=seen) as progress, stop_on_signal() as stop:
         for update in range(first, updates):
             lr_scale = config.learning_rate_scale(update, updates)
             logged = update % config.log_every == 0 or update == updates - 1
-            figures = learner.update(learner.batches(update), lr_scale, measure=logged)
+            state = learner.state_dict()
+            before = [tensor._version for tensor in state.values()]  # how often each was changed in place
+            try:
+                figures = learner.update(learner.batches(update), lr_scale, measure=logged)
+            except Exception as error:
+                whole = before == [tensor._version for tensor in state.values()]
+                if whole and seen > saved_at and not isinstance(error, OSError):
+                    run.save(seen, state)
+                    record.write()
+                    console.print(f"an error after {seen} batches; they are in a checkpoint, and --resume goes on")
+                raise
 
             seen = (update + 1) * group
             progress.advance(group, f"loss {figures['loss']:.3f}")

@@ -63,6 +63,11 @@ def provenance_files(
         versions=versions(),
         run=run,
     )
+    changes = "".join(
+        f"\n\nAfter {change.batches} batches the training data was corrected: its hash was `{change.before[:16]}` "
+        f"until then and `{change.after[:16]}` from there on."
+        for change in run.data_changes
+    )
     rows = "\n".join(f"| {key} | {value} |" for key, value in plain.items() if key != "output")
     library = "\n".join(f"| {name} | {number} |" for name, number in versions().items())
     card = f"""---
@@ -81,7 +86,7 @@ Trained: {trained_part(config)} ({trained:,} numbers).
 ## Data
 
 Setting `{setting.name}` of the collection `{collection.path.name}`, {len(setting.train)} of {setting.named["train"]}
-training tasks: {", ".join(setting.train)}.
+training tasks: {", ".join(setting.train)}.{changes}
 
 ## Configuration
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch
 
 from ..files import content_hash, write_text
 from ..names import model_folder
-from ..results import RunRecord, digest, read_provenance, read_run, to_json
+from ..results import DataChange, RunRecord, digest, read_provenance, read_run, to_json
 from ..tasks.collection import SPLITS, Collection
 
 
@@ -110,15 +111,37 @@ class Measurement:
     def __init__(self, config: Any, data: str, device: torch.device, path: Path | None = None) -> None:
         forget_peak(device)
         self.started = time.monotonic()
-        self.config_hash, self.manifest_hash = config_hash(config), data
+        self.config_hash, self.data = config_hash(config), data
         self.device, self.path = device, path
         self.earlier = read_run(path) if path is not None and path.is_file() else None
+        self.data_changes = self.earlier.data_changes if self.earlier else ()
+
+    @property
+    def manifest_hash(self) -> str:
+        """That of the data, or of the data before and after each change."""
+        return digest([asdict(change) for change in self.data_changes]) if self.data_changes else self.data
+
+    @property
+    def earlier_data(self) -> str:
+        """Hash of the data that the run has read last."""
+        if self.earlier is None:
+            return self.data
+        return self.data_changes[-1].after if self.data_changes else self.earlier.manifest_hash
+
+    def goes_on_after(self, batches: int) -> None:
+        """Records that the run goes on after that many batches, with other data than before if these have changed."""
+        if batches and self.earlier_data != self.data:
+            self.data_changes += (DataChange(batches=batches, before=self.earlier_data, after=self.data),)
+        # A change comes no later than the checkpoint that the run goes on from, and is none before the first batch.
+        moved = (replace(change, batches=min(change.batches, batches)) for change in self.data_changes)
+        self.data_changes = tuple(change for change in moved if change.batches)
 
     def now(self) -> RunRecord:
         seconds, peak = (self.earlier.wall_seconds, self.earlier.peak_memory_bytes) if self.earlier else (0.0, 0)
         return RunRecord(
             config_hash=self.config_hash,
             manifest_hash=self.manifest_hash,
+            data_changes=self.data_changes,
             code_version=code_version(),
             hardware=hardware(self.device),
             wall_seconds=round(seconds + time.monotonic() - self.started, 3),
