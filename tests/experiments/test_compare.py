@@ -114,7 +114,7 @@ def test_a_model_is_not_compared_on_what_it_was_trained_on(
     folder: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train = f"train --collection c --setting s --model {model_folder} --output run --batches 2 --method metaicl"
-    assert main([*train.split(), "--max-tokens", "200", "--device", "cpu"]) == 0
+    assert main([*train.split(), "--max-tokens", "256", "--device", "cpu"]) == 0
     assert main(f"{COMPARE} --setting trained --model run/model".split()) == 2
     assert "run/model was trained on trained, a target of trained" in capsys.readouterr().err
 
