@@ -307,6 +307,37 @@ def report(
     print(run(results, output, compare_unlike))
 
 
+def compare(
+    collection: Path,
+    setting: str,
+    output: Path,
+    model: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    demonstrations: int = 16,
+    max_examples: int = 200,
+    device: str = "auto",
+) -> None:
+    """Score what the product offers, cheap rows first, and name the best with the command that predicts with it.
+
+    Args:
+        collection: Folder of NLP tasks.
+        setting: Setting whose target tasks are scored, or the name of one task.
+        output: Folder for results and a report; rows that are finished in it are not done again.
+        model: Hugging Face folder or hub id that predicts in context, by default starter; can be given several times.
+            Heads read the vectors of the first.
+        demonstrations: Labelled examples of the rows that use few.
+        max_examples: Score only the first N held-out examples of each task.
+        device: auto takes a GPU if there is one.
+    """
+    from ..experiments.compare import compare as run
+
+    models = model or ("starter",)
+    print(
+        run(
+            collection, setting, output, models, demonstrations=demonstrations, max_examples=max_examples, device=device
+        )
+    )
+
+
 def quickstart(output: Path = Path("quickstart")) -> None:
     """Run the whole job on the built-in tasks: train, evaluate, report.
 
@@ -353,6 +384,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "adapt": adapt,
+    "compare": compare,
     "reproduce": reproduce,
     "tune": tune,
     "predict": predict,

@@ -46,6 +46,7 @@ def adapt(config: AdaptConfig) -> Results:
 
 def _adapt(config: AdaptConfig) -> Results:
     job = Evaluation(config)
+    job.say_what_is_scored()
     parameters = {name: p.detach() for name, p in trainable_parameters(job.model.network).items()}
     start = {name: parameter.clone() for name, parameter in parameters.items()}
     after = prediction_store(config, job)

@@ -49,17 +49,19 @@ from . import remarks
 from .metrics import guessing, metric_of, score
 
 
-def evaluate(config: EvaluateConfig) -> Results:
+def evaluate(config: EvaluateConfig, quiet: bool = False) -> Results:
     """Scores a model and writes the results file; returns its content (docs/results-format.md).
 
     Every option of every example is scored behind the fixed demonstrations of each seed and the lowest mean negative
     log-likelihood is predicted. Predictions with all scores go to `OUTPUT.predictions.jsonl`; when a run is stopped,
-    the same command continues where it was.  Raises ValueError for bad input.
+    the same command continues where it was. quiet: whether remarks are left out.  Raises ValueError for bad input.
     """
     check_output(config.output, ending=".json", sign=RESULTS_SIGN)
     PredictionStore.check(config.output)
     with only_writer(config.output):
         job = Evaluation(config)
+        if not quiet:
+            job.say_what_is_scored()
         store = prediction_store(config, job)
         with track("evaluate", len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
             for task in job.tasks:
@@ -67,7 +69,7 @@ def evaluate(config: EvaluateConfig) -> Results:
         results = job.results(job.row(), {task.name: task_result(task, store.rows, job.seeds) for task in job.tasks})
         store.write()
         write_results(config.output, results)
-        notes = job.remarks(store, results)
+        notes = [] if quiet else job.remarks(store, results)
         store.forget()
     for note in notes:
         console.print(f"note: {note}", markup=False)
@@ -81,7 +83,6 @@ class Evaluation:
         self.config = config
         collection = load_collection(config.collection)
         self.setting = collection.setting(config.setting)
-        console.print(self.setting.presence())
         self.provenance = read_provenance(config.model)
         self.method = method_of_model(self.provenance)
         self.style = style_of(config, self.method)
@@ -98,36 +99,38 @@ class Evaluation:
         self.training = [collection[name] for name in self.setting.train]
         tasks = [collection[name] for name in getattr(self.setting, config.subset)]
         self.tasks = [task for task in tasks if task.kind != "free_form"]
-        if skipped := [task.name for task in tasks if task.kind == "free_form"]:
-            console.print(f"left out, because free-form tasks have no options to score: {', '.join(skipped)}")
+        self.skipped = [task.name for task in tasks if task.kind == "free_form"]
         if not self.tasks:
             raise ValueError(f"no target task of {config.setting} can be scored: {self.setting.presence()}")
         for task in self.tasks:  # what is not there must not be found halfway
             task.split("train" if config.split == "validation" else config.split)
             if several and config.learner == "in-context":
                 check_bank(self.labelled(task).bank, self.style.demonstrations, task.name)
-        names = [task.name for task in self.tasks]
-        check_evaluation_data(collection, self.setting, names, config.split, cache_folder())
-        if self.provenance and (known := sorted(set(names) & set(self.provenance.training_tasks))):
-            console.print(f"note: not new to the model, which was trained on these tasks: {', '.join(known)}")
-        if self.style.instructed and (without := [task.name for task in self.tasks if not task.instruction]):
-            console.print(f"scored without an instruction, because the manifest has none: {', '.join(without)}")
-
+        check_evaluation_data(
+            collection, self.setting, [task.name for task in self.tasks], config.split, cache_folder()
+        )
         device = pick_device(config.device)
         self.record = Measurement(config, target_data_hash(config, collection), device)
         self.model = LoadedModel(config.model, device, config.tokens_per_forward)
         self.predictor = self.in_context() if config.learner == "in-context" else self.head()
+
+    def say_what_is_scored(self) -> None:
+        console.print(self.setting.presence())
+        if self.skipped:
+            console.print(f"left out, because free-form tasks have no options to score: {', '.join(self.skipped)}")
+        if self.style.instructed and (without := [task.name for task in self.tasks if not task.instruction]):
+            console.print(f"scored without an instruction, because the manifest has none: {', '.join(without)}")
+        if not self.draws and self.config.learner == "in-context":
+            console.print(
+                f"choose={self.choose}: every example has demonstrations of its own, which are encoded for it alone; "
+                "--choose-groups 8 shares them among similar examples and is faster"
+            )
 
     def in_context(self) -> Predictor:
         """The model on prompts."""
         config = self.config
         check_context(self.model.network, self.style.format.max_tokens, config.model)
         select = selection_with(self.model, self.choose, config.choose_groups, self.layer)
-        if not self.draws:
-            console.print(
-                f"choose={self.choose}: every example has demonstrations of its own, which are encoded for it alone; "
-                "--choose-groups 8 shares them among similar examples and is faster"
-            )
         return self.method.predictor(self.model, self.style, select=select, calibrate=config.calibrate)
 
     def head(self) -> Predictor:

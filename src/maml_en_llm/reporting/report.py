@@ -26,12 +26,12 @@ def report(results: Sequence[Path], output: Path, compare_unlike: bool = False) 
     return write_report(read_inputs(results), output, compare_unlike)
 
 
-def write_report(inputs: Inputs, output: Path, compare_unlike: bool = False) -> Path:
-    """The report of what was read."""
+def write_report(inputs: Inputs, output: Path, compare_unlike: bool = False, quiet: bool = False) -> Path:
+    """The report of what was read; its tables are shown unless it is `quiet`."""
     page = build(inputs, compare_unlike)
     for line in not_read_lines(inputs):
         console.print(f"not read: {line}")
-    for rich_table in rich_tables(inputs.scores_shown, console.width):
+    for rich_table in [] if quiet else rich_tables(inputs.scores_shown, console.width):
         console.print(rich_table)
     text = short_markdown(inputs, page)
     if long := [table for table in page.tables if table.long]:

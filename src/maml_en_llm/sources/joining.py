@@ -58,7 +58,8 @@ def plan_setting(
     possible = sorted(name for name in able if able[name])
     if len(able) < 2 or not possible:
         why = "a setting needs tasks to train on and targets" if possible else "no task can be a target"
-        return Plan(None, f"no setting yet: {why}; import more tasks")
+        alone = f"; a task alone is compared with --setting {possible[0]}" if possible else ""
+        return Plan(None, f"no setting yet: {why}; import more tasks{alone}")
     return _planned(setting, proposed_setting(list(able), possible, held_out, seed))
 
 

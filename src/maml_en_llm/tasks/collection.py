@@ -270,8 +270,13 @@ class Collection(Mapping[str, Task]):
         return sorted(path.stem for path in (self.path / "settings").glob("*.json"))
 
     def setting(self, name: str) -> Setting:
-        """The setting `name` with the tasks that are present; ValueError when one is absent and not declared so."""
+        """The setting `name` with the tasks that are present; ValueError when one is absent and not declared so.
+
+        The name of a task is a setting, too, whose only target it is.
+        """
         path = self.path / "settings" / f"{check_name(name, 'setting')}.json"
+        if not path.is_file() and name in self._tasks:
+            return Setting(name, (), (name,), (), named={"train": 0, "test": 1, "unseen_domain_test": 0})
         if not path.is_file():
             known = ", ".join(self.setting_names) or "none"
             raise ValueError(f"{path} does not exist: there is no setting {name!r}; known settings: {known}")
