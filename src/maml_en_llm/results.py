@@ -26,7 +26,7 @@ import pyarrow.parquet as parquet
 from pydantic import Field, TypeAdapter, ValidationError
 
 from .files import write_text
-from .names import model_folder
+from .hub import model_folder
 
 RESULTS_FORMAT = "maml-en-llm results 2"
 PROVENANCE = "maml_en_llm.json"  # in a model folder
@@ -54,6 +54,8 @@ class RunRecord:
     wall_seconds: Amount
     """With all continuations."""
     peak_memory_bytes: Count
+    model_commit: str | None = None
+    """Of the hub repository that the model came from; None for other models."""
 
     def made_from(self, hashes: Mapping[str, str]) -> bool:
         """Whether it has these hashes."""

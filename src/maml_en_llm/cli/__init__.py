@@ -15,6 +15,7 @@ import tyro
 
 from ..config import DEFAULT_METHOD, AdaptConfig, EvaluateConfig, load_yaml, typed_keys
 from ..experiments import TableName
+from ..hub import model_folder, pinned
 from ..names import printable
 from ..progress import console
 from ..prompts.choosing import Choice
@@ -23,6 +24,7 @@ from .tasks import (
     tasks_build,
     tasks_check,
     tasks_choose,
+    tasks_export,
     tasks_import,
     tasks_limit,
     tasks_list,
@@ -138,6 +140,7 @@ def predict(
     learner: str = "in-context",
     calibrate: bool = False,
     device: str = "auto",
+    revision: str | None = None,
 ) -> None:
     """Predict one input, or every row of a file, from a few labelled examples.
 
@@ -159,6 +162,7 @@ def predict(
         learner: in-context, or a head that learns from the demonstrations (logistic, nearest, ...; docs/heads.md).
         calibrate: Subtract the score that an option has with the input "N/A".
         device: auto takes a GPU if there is one.
+        revision: Branch, tag or commit of a hub id.
     """
     from ..evaluation.prediction import read_demonstrations
 
@@ -169,6 +173,7 @@ def predict(
             f"--input is a text but {input} is a file; give --input-file {input} --text-column NAME --output FILE to "
             "predict its rows"
         )
+    model = pinned(model, revision)
     chosen: dict[str, Any] = {
         "choose": choose,
         "choose_groups": choose_groups,
@@ -257,6 +262,64 @@ def report(
     print(run(results, output, compare_unlike))
 
 
+def demo(
+    model: str,
+    raw: str | None = None,
+    demonstrations: Path | None = None,
+    port: int = 8765,
+    device: str = "auto",
+    revision: str | None = None,
+) -> None:
+    """Try a model in the browser: edit demonstrations, type inputs, see probabilities.
+
+    Args:
+        model: Hugging Face folder or hub id, or starter.
+        raw: Model to show next to it; by default the one that it was trained from, if that is here.
+        demonstrations: File of labelled examples to begin with, as in predict.
+        port: Of the page, which only this machine can open.
+        device: auto takes a GPU if there is one.
+        revision: Branch, tag or commit of a hub id.
+    """
+    if raw is not None:
+        model_folder(raw)
+    from ..demo import FIRST, Demo, models_to_show, serve
+    from ..evaluation.prediction import read_demonstrations
+
+    examples = read_demonstrations(demonstrations) if demonstrations is not None else []
+    serve(
+        Demo(models_to_show(pinned(model, revision), raw), device),
+        [(example.input, example.output) for example in examples] or FIRST,
+        port,
+    )
+
+
+def push(
+    model: Path,
+    repo: str,
+    results: tuple[Path, ...] = (),
+    private: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Upload a model that `train` made to the Hugging Face hub, with its card.
+
+    Args:
+        model: Model folder of a finished run.
+        repo: Where to: OWNER/NAME; the repository is made if it does not exist.
+        results: Results of `evaluate` for this model; their scores go into the card.
+        private: Make the repository private.
+        dry_run: List the files and show the card, and upload nothing; needs no network.
+    """
+    from ..push import prepare
+
+    prepared = prepare(model, repo, results)
+    for name, size in prepared.files.items():
+        print(f"{size:14,} bytes  {printable(name)}")
+    if dry_run:
+        print(f"\n{prepared.card}\nnothing was uploaded (--dry-run)")
+        return
+    print(prepared.upload(private))
+
+
 def quickstart(output: Path = Path("quickstart")) -> None:
     """Run the whole job on the built-in tasks: train, evaluate, report.
 
@@ -298,6 +361,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "tasks import": tasks_import,
     "tasks limit": tasks_limit,
     "tasks choose": tasks_choose,
+    "tasks export": tasks_export,
     "tasks show-prompt": tasks_show_prompt,
     "new-model": new_model,
     "train": train,
@@ -306,6 +370,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce,
     "predict": predict,
     "report": report,
+    "push": push,
+    "demo": demo,
     "doctor": doctor,
 }
 
@@ -358,6 +424,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(function: Callable[..., None], words: list[str], verb: str) -> None:
     program = f"maml-en-llm {verb}"
+    if verb != "push" and not {"-h", "--help"} & set(words):
+        _bring_model(words)
     if verb not in ("train", "evaluate", "adapt"):
         tyro.cli(function, args=words, prog=program)
         return
@@ -371,6 +439,14 @@ def run(function: Callable[..., None], words: list[str], verb: str) -> None:
     config_type = EvaluateConfig if verb == "evaluate" else AdaptConfig
     flags = parse_flags(config_type, typed_defaults(defaults, config_type), words, program)
     function(config_type(**vars(flags)))
+
+
+def _bring_model(words: list[str]) -> None:
+    """Brings a model from the hub before the libraries are imported, which takes seconds: when it cannot be had, that
+    is said at once."""
+    named, revisions = (_values_of(flag, list(words)) for flag in ("--model", "--revision"))
+    if named:
+        model_folder(pinned(named[-1], revisions[-1] if revisions else None))
 
 
 def training_flags(defaults: dict[str, Any], words: list[str], program: str) -> tuple[Any, TrainSwitches]:
