@@ -271,13 +271,8 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return
         if head_type(self.learner).meta_trained:
             raise ValueError(f"learner={self.learner} needs training tasks; `maml-en-llm evaluate` has them")
-        for name, unset in (
-            ("calibrate", False),
-            ("direction", None),
-            ("instruction", None),
-            ("choose_groups", 0),
-            ("order", 0),
-        ):
+        unread = {"calibrate": False, "direction": None, "instruction": None, "choose_groups": 0, "order": 0}
+        for name, unset in unread.items():
             if getattr(self, name) != unset:
                 raise ValueError(f"{name} is set but learner={self.learner} does not read it; leave it out")
 

@@ -6,6 +6,7 @@ no other server for anything).
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import tempfile
 import threading
@@ -109,10 +110,7 @@ class Demo:
                 raise ValueError(f"demonstration {number} has no {'input' if not pair[0] else 'label'}; fill it in")
         if len({label for _, label in pairs}) < 2:
             raise ValueError("the demonstrations have fewer than two labels; add one with another label")
-        if settings.choose == "given":
-            shown = pairs[: max(settings.count, 1)]
-        else:
-            shown = pairs
+        shown = pairs[: max(settings.count, 1)] if settings.choose == "given" else pairs
         classifier = InContextClassifier(
             self.models[name],
             choose=settings.choose,
@@ -242,8 +240,8 @@ class _Page:
 
         def take(name: str) -> Callable[[Any], None]:
             def change(event: Any) -> None:
-                value = int(event.value or 1) if name == "count" else event.value
-                self.settings = replace(self.settings, **{name: value})
+                changes: dict[str, Any] = {name: int(event.value or 1) if name == "count" else event.value}
+                self.settings = replace(self.settings, **changes)
 
             return change
 
@@ -264,7 +262,12 @@ class _Page:
                 ui.input("label", value=label).classes("w-32").props(f'dense data-name="label-{number}"'),
             )
             self.rows.append(fields)
-            ui.button(icon="close", on_click=lambda: (self.rows.remove(fields), line.delete())).props("flat dense")
+
+            def remove() -> None:
+                self.rows.remove(fields)
+                line.delete()
+
+            ui.button(icon="close", on_click=remove).props("flat dense")
 
     def demonstrations(self) -> list[Pair]:
         return [(text.value or "", label.value or "") for text, label in self.rows]
@@ -281,10 +284,8 @@ class _Page:
         return run
 
     async def predict(self) -> None:
-        from nicegui import run
-
         inputs = (self.inputs.value or "").split("\n")
-        answers, remarks = await run.io_bound(self.demo.answers, self.demonstrations(), inputs, self.settings)
+        answers, remarks = await asyncio.to_thread(self.demo.answers, self.demonstrations(), inputs, self.settings)
         self.results.clear()
         with self.results:
             for remark in remarks:
@@ -309,10 +310,8 @@ class _Page:
                         ui.label(f"{100 * values[label]:.1f} %").classes("absolute-top q-px-xs probability")
 
     async def predict_table(self) -> None:
-        from nicegui import run
-
         work = (self.demonstrations(), self.pasted.value or "", self.column.value or "", self.settings)
-        text, bad = await run.io_bound(self.demo.predict_csv, *work)
+        text, bad = await asyncio.to_thread(self.demo.predict_csv, *work)
         self.predicted.value = text
         if bad:
             self.ui.notify(f"{bad} rows could not be predicted and were left out", type="warning")
