@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from ..hub import unreachable
 from ..names import check_name
 from ..progress import console, track
 from ..tasks.collection import SETTING_KEYS, Example, read_setting
@@ -103,7 +104,7 @@ class Hub:
             except RevisionNotFoundError:
                 raise
             except Exception as error:  # which HTTP library the hub's client raises from changes with its version
-                reason = _sentence(error)
+                reason = unreachable(error)
                 if "Connect" in type(error).__name__ or "Offline" in type(error).__name__:
                     self._unreachable = reason
         else:
