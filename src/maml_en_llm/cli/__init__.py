@@ -424,15 +424,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(function: Callable[..., None], words: list[str], verb: str) -> None:
     program = f"maml-en-llm {verb}"
-    if verb != "push" and not {"-h", "--help"} & set(words):
-        _bring_model(words)
     if verb not in ("train", "evaluate", "adapt"):
+        if verb != "push":
+            _bring_model(words, {})
         tyro.cli(function, args=words, prog=program)
         return
     # --config FILE.yaml gives defaults that flags override.
     defaults: dict[str, Any] = {}
     for path in reversed(_values_of("--config", words)):
         defaults = {key: (value, path) for key, value in load_yaml(Path(path)).items()} | defaults
+    _bring_model(words, defaults)
     if verb == "train":
         function(*training_flags(defaults, words, program))
         return
@@ -441,12 +442,15 @@ def run(function: Callable[..., None], words: list[str], verb: str) -> None:
     function(config_type(**vars(flags)))
 
 
-def _bring_model(words: list[str]) -> None:
+def _bring_model(words: list[str], defaults: dict[str, Any]) -> None:
     """Brings a model from the hub before the libraries are imported, which takes seconds: when it cannot be had, that
     is said at once."""
-    named, revisions = (_values_of(flag, list(words)) for flag in ("--model", "--revision"))
-    if named:
-        model_folder(pinned(named[-1], revisions[-1] if revisions else None))
+    named, revision = (
+        _values_of(f"--{key}", list(words)) or [value for value, _ in [defaults.get(key, (None, ""))] if value]
+        for key in ("model", "revision")
+    )
+    if named and not {"-h", "--help"} & set(words):
+        model_folder(pinned(str(named[-1]), str(revision[-1]) if revision else None))
 
 
 def training_flags(defaults: dict[str, Any], words: list[str], program: str) -> tuple[Any, TrainSwitches]:

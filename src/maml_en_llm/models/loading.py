@@ -27,6 +27,8 @@ def load_tokenizer(model: str | Path) -> Any:
     A folder with nothing but GPT-2's vocab.json and merges.txt counts as one.
     """
     model = model_folder(model)
+    if not Path(model).is_dir():
+        raise ValueError(f"cannot load a tokenizer from {model}: there is no such folder")
     try:
         if (Path(model) / "merges.txt").is_file() and not (Path(model) / "tokenizer_config.json").is_file():
             tokenizer: Any = AutoTokenizer.from_pretrained(str(model), tokenizer_type="gpt2")
@@ -57,6 +59,8 @@ def load_model(model: str | Path, device: torch.device | str = "cpu", attention:
     exactly those of its configuration.
     """
     model = model_folder(model)
+    if not Path(model).is_dir():
+        raise ValueError(f"cannot load a causal language model from {model}: there is no such folder")
     if (Path(model) / ADAPTER).is_file() and not (Path(model) / "config.json").is_file():
         return _load_adapter(Path(model), device, attention)
     verbosity = logging.get_verbosity()

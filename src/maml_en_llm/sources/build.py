@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ..hub import unreachable
+from ..hub import SECONDS_TO_ANSWER, unreachable
 from ..names import check_name
 from ..progress import console, track
 from ..tasks.collection import SETTING_KEYS, Example, read_setting
@@ -79,8 +79,13 @@ class Hub:
             from huggingface_hub import HfApi
             from huggingface_hub.errors import RevisionNotFoundError
 
-            list_repo_files = partial(HfApi().list_repo_files, repo_type="dataset", revision=revision)
+            api = HfApi()
+            is_there = partial(
+                api.dataset_info, revision=revision, timeout=SECONDS_TO_ANSWER
+            )  # listing tries six times
+            list_repo_files = partial(api.list_repo_files, repo_type="dataset", revision=revision)
             try:
+                self._ask(is_there, repository)
                 self._listed[repository, revision] = self._ask(list_repo_files, repository)
             except RevisionNotFoundError:
                 self._listed[repository, revision] = []
@@ -105,7 +110,7 @@ class Hub:
                 raise
             except Exception as error:  # which HTTP library the hub's client raises from changes with its version
                 reason = unreachable(error)
-                if "Connect" in type(error).__name__ or "Offline" in type(error).__name__:
+                if any(word in type(error).__name__ for word in ("Connect", "Timeout", "Offline")):
                     self._unreachable = reason
         else:
             reason = self._unreachable

@@ -50,9 +50,9 @@ def provenance_files(
     unread = config.unread()
     plain: dict[str, Any] = {"method": config.name}
     for key, value in vars(config).items():
-        if key not in unread:
-            is_place = isinstance(value, Path) or key == "model"
-            plain[key] = public_name(value) if is_place else value
+        if key not in unread and key != "revision":
+            plain[key] = public_name(value) if isinstance(value, Path) else value
+    plain["model"] = public_name(config.pinned_model)
     different = {"seed", *config.FREE}
     training = Training(
         method=config.name,
