@@ -450,7 +450,9 @@ def _bring_model(words: list[str], defaults: dict[str, Any]) -> None:
         for key in ("model", "revision")
     )
     if named and not {"-h", "--help"} & set(words):
-        model_folder(pinned(str(named[-1]), str(revision[-1]) if revision else None))
+        folder = model_folder(pinned(str(named[-1]), str(revision[-1]) if revision else None))
+        if not Path(folder).is_dir():
+            raise ValueError(f"cannot load a model from {folder}: there is no such folder")
 
 
 def training_flags(defaults: dict[str, Any], words: list[str], program: str) -> tuple[Any, TrainSwitches]:

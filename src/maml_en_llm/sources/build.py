@@ -80,9 +80,8 @@ class Hub:
             from huggingface_hub.errors import RevisionNotFoundError
 
             api = HfApi()
-            is_there = partial(
-                api.dataset_info, revision=revision, timeout=SECONDS_TO_ANSWER
-            )  # listing tries six times
+            # Listing a repository tries six times; asking for it tries once.
+            is_there = partial(api.dataset_info, revision=revision, timeout=SECONDS_TO_ANSWER)
             list_repo_files = partial(api.list_repo_files, repo_type="dataset", revision=revision)
             try:
                 self._ask(is_there, repository)
