@@ -53,7 +53,7 @@ def prepare(folder: Path, repository: str, results: Sequence[Path] = ()) -> Push
     if not HUB_ID.fullmatch(repository) or "/" not in repository or "@" in repository:
         raise ValueError(f"--repo is {repository!r}; it must be OWNER/NAME, as in my-name/my-model")
     check_finished(folder)
-    card = (folder / CARD).read_text(encoding="utf-8").replace(SNIPPET_MODEL, f'model="{repository}"')
+    card = (folder / CARD).read_text(encoding="utf-8").replace(SNIPPET_MODEL, f'model="{repository}")')
     if results:
         card = card.replace("\n## Prompt layout\n", f"\n{scores(folder, results)}\n## Prompt layout\n", 1)
     return Push(folder, repository, card)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..config import Trainable
+from ..hub import commit_of
 from .loading import save_model
 from .loss import PromptLoss
 
@@ -118,15 +119,14 @@ class Adapter:
 
         A local base is named by its path from the folder's final place, `folder` being where it is prepared.
         """
-        repository, _, revision = self.base.partition("@")
         local = Path(self.base).is_dir() and self.base != "starter"
-        name = os.path.relpath(Path(self.base).resolve(), folder.resolve()) if local else repository
+        name = os.path.relpath(Path(self.base).resolve(), folder.resolve()) if local else self.base.partition("@")[0]
         lora = self.network.peft_config["default"]
         config = replace(
             lora,
             target_modules=sorted(lora.target_modules),
             base_model_name_or_path=name,
-            revision=None if local else revision or None,
+            revision=None if local else commit_of(self.base),
             task_type="CAUSAL_LM",
             inference_mode=True,
         )

@@ -23,7 +23,7 @@ from ..tasks.collection import Collection, Example, Setting
 
 LIBRARIES = ("maml-en-llm", "torch", "transformers", "peft", "numpy")
 UNKNOWN = "unknown: see the base model"
-SNIPPET_MODEL = 'model="."'  # what `push` puts the name of the repository in the place of
+SNIPPET_MODEL = 'model=".")  # the folder of this card'  # `push` puts the name of the repository in its place
 
 
 def versions() -> dict[str, str]:
@@ -119,7 +119,7 @@ Trained: {record.trained} ({record.trained_parameters:,} numbers).
 ```python
 from maml_en_llm import InContextClassifier
 
-classifier = InContextClassifier({SNIPPET_MODEL})  # this folder; a hub id also works
+classifier = InContextClassifier({SNIPPET_MODEL}
 classifier.fit(["a robin", "a salmon", "a sparrow", "a trout"], ["bird", "fish", "bird", "fish"])
 print(classifier.predict(["a pigeon"]))
 ```
