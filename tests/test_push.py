@@ -169,6 +169,7 @@ def break_weights(folder: Path) -> None:
         (lambda folder: (folder / "config.json").unlink(), "is not whole: it lacks config.json"),
         (lambda folder: (folder / ".maml-en-llm.json").unlink(), "is not a model that `train` made"),
         (lambda folder: (folder / "maml_en_llm.json").unlink(), "is not a model that `train` made"),
+        (lambda folder: (folder / "README.md").write_text(str(folder)), r"README\.md names a folder of this machine"),
         (break_weights, r"model\.safetensors is damaged"),
     ],
 )

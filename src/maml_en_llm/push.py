@@ -15,7 +15,7 @@ from .files import read_json
 from .hub import HUB_ID, upload
 from .names import MARKER, check_folder
 from .reporting.statistics import Paired, bootstrap_interval
-from .results import Results, Subset, read_provenance, read_results
+from .results import PROVENANCE, Results, Subset, read_provenance, read_results
 from .training.model_card import SNIPPET_MODEL
 
 CARD = "README.md"
@@ -79,6 +79,9 @@ def check_finished(folder: Path) -> None:
         raise ValueError(f"{path} is damaged; train the model again") from None
     if not weights:
         raise ValueError(f"{folder} has no weights (*.safetensors); train the model again")
+    for path in (folder / CARD, folder / PROVENANCE):  # an earlier version wrote whole paths
+        if str(folder.resolve().parent) in path.read_text(encoding="utf-8"):
+            raise ValueError(f"{path} names a folder of this machine; train the model again, or correct the file")
     base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "")
     if base == "starter" or base.startswith("."):
         raise ValueError(
