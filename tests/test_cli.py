@@ -103,7 +103,7 @@ def test_a_user_sees_one_sentence_and_no_traceback(
     ("words", "message"),
     [
         (["--setting", "nothing"], "there is no setting 'nothing'; known settings: free, small"),
-        (["--model", "/nowhere/at/all"], "cannot load a tokenizer from /nowhere/at/all: "),
+        (["--model", "/nowhere/at/all"], "cannot load a model from /nowhere/at/all: "),
         (["--momentum", "0.9"], "momentum is set but optimizer=adamw does not read it; leave it out"),
         (["--batches", "1"], "batches is 1, less than the 2 of one update"),
         (["--max-tokens", "9999"], "max_tokens is 9999 but "),

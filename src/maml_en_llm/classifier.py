@@ -20,9 +20,9 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from .hub import model_folder, pinned
 from .methods import method_of_model
 from .models import pick_device
-from .names import model_folder
 from .prediction.features import features_of, selection_with
 from .prediction.files import Predicted, predict_file
 from .prediction.from_features import FromFeatures
@@ -50,10 +50,12 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     model: Hugging Face folder, hub id, or "starter" for the built-in model. It is loaded at the first prediction, once
         for all classifiers of a process.
+    revision: branch, tag or commit of a hub id.
     direction: "direct" or "channel"; None: as the model was trained.
     choose: which examples stand in a prompt: "random", "balanced", "bm25", "nearest", "diverse" (docs/choosing.md), or
         "given" for all of them in their order.
     demonstrations: how many of them; all when there are fewer.
+    order: 0 shows the examples as they were chosen; any other number shuffles them, each in its own way.
     calibrate: subtract the score that an option has behind the input "N/A"; direct only.
     seeds: over how many draws of demonstrations probabilities are averaged, or the seeds themselves.
     learner: "in-context", or a head that learns from the same examples (`docs/heads.md`): "logistic", "nearest", ...
@@ -76,9 +78,11 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         model: str | os.PathLike[str] = "starter",
         *,
+        revision: str | None = None,
         direction: Direction | None = None,
         choose: Choice | Literal["given"] = "random",
         demonstrations: int = 16,
+        order: int = 0,
         calibrate: bool = False,
         seeds: int | Sequence[int] = 1,
         learner: str = "in-context",
@@ -88,9 +92,11 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         device: str = "auto",
     ) -> None:
         self.model = model
+        self.revision = revision
         self.direction = direction
         self.choose = choose
         self.demonstrations = demonstrations
+        self.order = order
         self.calibrate = calibrate
         self.seeds = seeds
         self.learner = learner
@@ -198,7 +204,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with track("predict", len(queries), "rows") if many else nullcontext() as progress:
             for start in range(0, len(queries), size):
                 part = queries[start : start + size]
-                draws = [predictor.scores(task, part, seed) for seed in seeds]
+                draws = [predictor.scores(task, part, seed, self.order) for seed in seeds]
                 for rows in zip(*draws, strict=True):
                     logs = np.array([log_softmax(-np.array(row)) for row in rows])
                     found.append(np.log(len(seeds)) - logsumexp(logs, axis=0))
@@ -229,7 +235,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return selection_with(self._loaded(), self.choose, self.choose_groups, self.layer)
 
     def _style(self) -> PromptStyle:
-        style = method_of_model(read_provenance(os.fspath(self.model))).prompts_at_test()
+        style = method_of_model(read_provenance(self._pinned())).prompts_at_test()
         if style.instructed and not self.instruction:
             warnings.warn(
                 "the model was trained with an instruction at the head of each prompt; give one", stacklevel=4
@@ -243,7 +249,10 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return replace(style, format=form, instructed=bool(self.instruction))
 
     def _loaded(self) -> LoadedModel:
-        return getattr(self, "_adapted", None) or _load(os.fspath(self.model), self.device)
+        return getattr(self, "_adapted", None) or _load(self._pinned(), self.device)
+
+    def _pinned(self) -> str:
+        return pinned(os.fspath(self.model), self.revision)
 
     def _check_parameters(self) -> None:
         if self.demonstrations < 1:
@@ -262,7 +271,8 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return
         if head_type(self.learner).meta_trained:
             raise ValueError(f"learner={self.learner} needs training tasks; `maml-en-llm evaluate` has them")
-        for name, unset in (("calibrate", False), ("direction", None), ("instruction", None), ("choose_groups", 0)):
+        unread = {"calibrate": False, "direction": None, "instruction": None, "choose_groups": 0, "order": 0}
+        for name, unset in unread.items():
             if getattr(self, name) != unset:
                 raise ValueError(f"{name} is set but learner={self.learner} does not read it; leave it out")
 
@@ -311,7 +321,7 @@ def predict_to_file(
                 said.add(message)
         return found
 
-    weights = sorted(Path(model_folder(os.fspath(classifier.model))).glob("*.safetensors"))
+    weights = sorted(Path(model_folder(classifier._pinned())).glob("*.safetensors"))
     stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
     described = repr((sorted(classifier.get_params().items(), key=str), classifier._examples, stamp))
     labels = list(map(str, classifier.classes_))

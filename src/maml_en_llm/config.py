@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
+from .hub import pinned
 from .names import check_label
 from .prompts.choosing import Choice, needs_vectors
 from .prompts.layout import Direction, Layout, Overflow
@@ -30,8 +31,18 @@ Trainable = Literal["full", "lora", "bias", "last_blocks"]
 class Config:
     """Keys of a command. Subclasses check their values in `check`, which constructing one calls."""
 
-    FREE: ClassVar[frozenset[str]] = frozenset({"collection", "output", "device"})
-    """Keys that do not change what is computed; of collections and models the content counts."""
+    FREE: ClassVar[frozenset[str]] = frozenset({"collection", "output", "device", "revision"})
+    """Keys that do not change what is computed; of collections and models, with their revision, the content counts."""
+
+    model: str
+    """Hugging Face folder or hub id, or starter for the built-in model."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; by default its newest state."""
+
+    @property
+    def pinned_model(self) -> str:
+        """The model with its revision."""
+        return pinned(self.model, self.revision)
 
     def __post_init__(self) -> None:
         self.check()
@@ -39,6 +50,7 @@ class Config:
     def check(self) -> None:
         """Raises ValueError naming the key whose value cannot be meant."""
         check_literals(self)
+        pinned(self.model, self.revision)
 
     def at_least(self, least: int, *names: str) -> None:
         for name in names:
@@ -57,14 +69,12 @@ class Config:
 class TrainConfig(Config):
     """Keys of every training run; a method adds its own (methods/method.py)."""
 
-    FREE: ClassVar[frozenset[str]] = Config.FREE | {"checkpoint_every", "log_every"}
+    FREE: ClassVar[frozenset[str]] = Config.FREE | {"checkpoint_every", "log_every", "keep_adapter"}
 
     collection: Path
     """Folder of NLP tasks."""
     setting: str
     """Name of the setting whose training tasks are learned from."""
-    model: str
-    """Hugging Face folder or hub id to start from, or starter for the built-in model."""
     output: Path
     """Run directory: config.yaml, metrics.jsonl, checkpoints/ and model/."""
 
@@ -87,6 +97,8 @@ class TrainConfig(Config):
     """Which parameters learn: all, LoRA on every linear layer (merged at the end), biases, or the last blocks."""
     lora_rank: int = 8
     """trainable=lora: rank of what is added to each linear layer."""
+    keep_adapter: bool = False
+    """trainable=lora: write the adapter alone, a PEFT folder, instead of a whole model with it merged."""
     last_blocks: int = 2
     """trainable=last_blocks: how many transformer blocks learn, with the final norm."""
 
@@ -111,7 +123,8 @@ class TrainConfig(Config):
     def unread(self) -> dict[str, str]:
         """Keys that other values leave without effect, each with the value that does."""
         read = {"lora": "lora_rank", "last_blocks": "last_blocks"}
-        unread = {name for trainable, name in read.items() if trainable != self.trainable}
+        unread = [name for trainable, name in read.items() if trainable != self.trainable]
+        unread += ["keep_adapter"] if self.trainable != "lora" else []
         return dict.fromkeys(unread, f"trainable={self.trainable}")
 
 
@@ -121,8 +134,6 @@ class EvaluateConfig(Config):
 
     FREE: ClassVar[frozenset[str]] = Config.FREE | {"label", "tokens_per_forward"}
 
-    model: str
-    """Hugging Face folder or hub id."""
     collection: Path
     """Folder of NLP tasks."""
     setting: str

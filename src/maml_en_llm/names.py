@@ -140,3 +140,11 @@ def _files(folder: Path) -> Iterator[str]:
 def model_folder(model: str | Path) -> str:
     """The folder of the built-in model for its name, `starter`; any other model as it is named."""
     return str(Path(__file__).parent / "starter" / "model") if str(model) == "starter" else str(model)
+
+
+def public_name(path: str | Path) -> str:
+    """How a file that others get names a folder: an absolute path by its last word, anything else as it is."""
+    if not os.path.isabs(path):
+        return str(path)
+    words = [word for word in Path(path).parts if word != "model"]  # what `train` calls every model folder
+    return words[-1]

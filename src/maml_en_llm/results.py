@@ -26,7 +26,8 @@ import pyarrow.parquet as parquet
 from pydantic import Field, TypeAdapter, ValidationError
 
 from .files import content, write_text, writing
-from .names import check_file, model_folder, unfinished
+from .hub import model_folder
+from .names import check_file, unfinished
 
 RESULTS_FORMAT = "maml-en-llm results 2"
 RESULTS_SIGN = "maml-en-llm results"  # of any version
@@ -67,6 +68,8 @@ class RunRecord:
     wall_seconds: Amount
     """With all continuations."""
     peak_memory_bytes: Count
+    model_commit: str | None = None
+    """Of the hub repository that the model came from; None for other models."""
 
     def made_from(self, hashes: Mapping[str, str]) -> bool:
         """Whether it has these hashes."""

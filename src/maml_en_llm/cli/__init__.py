@@ -15,6 +15,7 @@ import tyro
 
 from ..config import DEFAULT_METHOD, AdaptConfig, EvaluateConfig, load_yaml, typed_keys
 from ..experiments import TableName
+from ..hub import model_folder, pinned
 from ..names import printable
 from ..progress import console
 from ..prompts.choosing import Choice
@@ -23,6 +24,7 @@ from .tasks import (
     tasks_build,
     tasks_check,
     tasks_choose,
+    tasks_export,
     tasks_import,
     tasks_limit,
     tasks_list,
@@ -186,6 +188,7 @@ def predict(
     learner: str = "in-context",
     calibrate: bool = False,
     device: str = "auto",
+    revision: str | None = None,
 ) -> None:
     """Predict one input, or every row of a file, from a few labelled examples.
 
@@ -207,6 +210,7 @@ def predict(
         learner: in-context, or a head that learns from the demonstrations (logistic, nearest, ...; docs/heads.md).
         calibrate: Subtract the score that an option has with the input "N/A".
         device: auto takes a GPU if there is one.
+        revision: Branch, tag or commit of a hub id.
     """
     from ..evaluation.prediction import read_demonstrations
 
@@ -217,6 +221,7 @@ def predict(
             f"--input is a text but {input} is a file; give --input-file {input} --text-column NAME --output FILE to "
             "predict its rows"
         )
+    model = pinned(model, revision)
     chosen: dict[str, Any] = {
         "choose": choose,
         "choose_groups": choose_groups,
@@ -338,6 +343,64 @@ def compare(
     )
 
 
+def demo(
+    model: str,
+    raw: str | None = None,
+    demonstrations: Path | None = None,
+    port: int = 8765,
+    device: str = "auto",
+    revision: str | None = None,
+) -> None:
+    """Try a model in the browser: edit demonstrations, type inputs, see probabilities.
+
+    Args:
+        model: Hugging Face folder or hub id, or starter.
+        raw: Model to show next to it; by default the one that it was trained from, if that is here.
+        demonstrations: File of labelled examples to begin with, as in predict.
+        port: Of the page, which only this machine can open.
+        device: auto takes a GPU if there is one.
+        revision: Branch, tag or commit of a hub id.
+    """
+    if raw is not None:
+        model_folder(raw)
+    from ..demo import FIRST, Demo, models_to_show, serve
+    from ..evaluation.prediction import read_demonstrations
+
+    examples = read_demonstrations(demonstrations) if demonstrations is not None else []
+    serve(
+        Demo(models_to_show(pinned(model, revision), raw), device),
+        [(example.input, example.output) for example in examples] or FIRST,
+        port,
+    )
+
+
+def push(
+    model: Path,
+    repo: str,
+    results: tuple[Path, ...] = (),
+    private: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Upload a model that `train` made to the Hugging Face hub, with its card.
+
+    Args:
+        model: Model folder of a finished run.
+        repo: Where to: OWNER/NAME; the repository is made if it does not exist.
+        results: Results of `evaluate` for this model; their scores go into the card.
+        private: Make the repository private.
+        dry_run: List the files and show the card, and upload nothing; needs no network.
+    """
+    from ..push import prepare
+
+    prepared = prepare(model, repo, results)
+    for name, size in prepared.files.items():
+        print(f"{size:14,} bytes  {printable(name)}")
+    if dry_run:
+        print(f"\n{prepared.card}\nnothing was uploaded (--dry-run)")
+        return
+    print(prepared.upload(private))
+
+
 def quickstart(output: Path = Path("quickstart")) -> None:
     """Run the whole job on the built-in tasks: train, evaluate, report.
 
@@ -379,6 +442,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "tasks import": tasks_import,
     "tasks limit": tasks_limit,
     "tasks choose": tasks_choose,
+    "tasks export": tasks_export,
     "tasks show-prompt": tasks_show_prompt,
     "new-model": new_model,
     "train": train,
@@ -389,6 +453,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "tune": tune,
     "predict": predict,
     "report": report,
+    "push": push,
+    "demo": demo,
     "doctor": doctor,
 }
 
@@ -442,18 +508,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(function: Callable[..., None], words: list[str], verb: str) -> None:
     program = f"maml-en-llm {verb}"
     if verb not in ("train", "evaluate", "adapt"):
+        if verb != "push":
+            _bring_model(words, {})
         tyro.cli(function, args=words, prog=program)
         return
     # --config FILE.yaml gives defaults that flags override.
     defaults: dict[str, Any] = {}
     for path in reversed(_values_of("--config", words)):
         defaults = {key: (value, path) for key, value in load_yaml(Path(path)).items()} | defaults
+    _bring_model(words, defaults)
     if verb == "train":
         function(*training_flags(defaults, words, program))
         return
     config_type = EvaluateConfig if verb == "evaluate" else AdaptConfig
     flags = parse_flags(config_type, typed_defaults(defaults, config_type), words, program)
     function(config_type(**vars(flags)))
+
+
+def _bring_model(words: list[str], defaults: dict[str, Any]) -> None:
+    """Brings a model from the hub before the libraries are imported, which takes seconds: when it cannot be had, that
+    is said at once."""
+    named, revision = (
+        _values_of(f"--{key}", list(words)) or [value for value, _ in [defaults.get(key, (None, ""))] if value]
+        for key in ("model", "revision")
+    )
+    if named and not {"-h", "--help"} & set(words):
+        folder = model_folder(pinned(str(named[-1]), str(revision[-1]) if revision else None))
+        if not Path(folder).is_dir():
+            raise ValueError(f"cannot load a model from {folder}: there is no such folder")
 
 
 def training_flags(defaults: dict[str, Any], words: list[str], program: str) -> tuple[Any, TrainSwitches]:

@@ -282,6 +282,50 @@ def tasks_limit(collection: Path, output: Path, share: float = 0.1, seed: int = 
     print(output)
 
 
+def tasks_export(
+    collection: Path,
+    output: Path,
+    setting: str | None = None,
+    task: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    format: Literal["lm-eval"] = "lm-eval",
+    demonstrations: int = 16,
+    seed: int = 100,
+    layout: Literal["newlines", "spaces"] = "newlines",
+) -> None:
+    """Write tasks for another program: EleutherAI's lm-evaluation-harness.
+
+    Args:
+        collection: Folder of NLP tasks.
+        output: Folder to write; lm_eval reads it with --include_path.
+        setting: Write the target tasks of this setting.
+        task: Write this task; can be given several times.
+        format: Whose format; lm-eval is multiple choice in YAML and JSON lines.
+        demonstrations: Labelled examples in front of each example, the same as in evaluate; 0 is zero-shot.
+        seed: Seed of their draw.
+        layout: How examples are joined.
+    """
+    from ..harness import export
+    from ..tasks.collection import load_collection
+
+    opened = load_collection(collection)
+    if (setting is None) == (not task):
+        raise ValueError("give --setting NAME for its target tasks, or --task NAME")
+    if demonstrations < 0:
+        raise ValueError(f"--demonstrations is {demonstrations}; it must not be negative")
+    if unknown := [name for name in task if name not in opened]:
+        raise ValueError(f"{collection} has no task {unknown[0]!r}; `tasks list` shows them")
+    named = dict.fromkeys(opened.setting(setting).test if setting is not None else task)
+    chosen = [name for name in named if setting is None or opened[name].kind != "free_form"]
+    if left := [name for name in named if name not in chosen]:
+        console.print(f"left out, because free-form tasks have no options: {', '.join(left)}", markup=False)
+    if not chosen:
+        raise ValueError(f"no target task of {setting} can be written; choose another setting")
+    with only_writer(output.absolute()):
+        names = export(opened, chosen, output, setting or output.name, demonstrations, seed, layout)
+    group, *others = names
+    print(f"{output}: {len(others)} tasks; all: lm_eval --include_path {output} --tasks {group}")
+
+
 def tasks_choose(
     input: Path,
     column: str,

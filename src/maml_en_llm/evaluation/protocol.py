@@ -11,10 +11,11 @@ import numpy as np
 
 from ..config import EvaluateConfig
 from ..files import check_output, only_writer
+from ..hub import model_folder
 from ..methods import method_of_model
 from ..methods.method import Method
 from ..models import pick_device
-from ..names import model_folder
+from ..names import public_name
 from ..prediction.features import Features, features_of, selection_with
 from ..prediction.from_features import FromFeatures
 from ..prediction.heads import head_type
@@ -83,7 +84,7 @@ class Evaluation:
         self.config = config
         collection = load_collection(config.collection)
         self.setting = collection.setting(config.setting)
-        self.provenance = read_provenance(config.model)
+        self.provenance = read_provenance(config.pinned_model)
         self.method = method_of_model(self.provenance)
         self.style = style_of(config, self.method)
         # Without demonstrations all seeds and orders are equal.
@@ -106,12 +107,11 @@ class Evaluation:
             task.split("train" if config.split == "validation" else config.split)
             if several and config.learner == "in-context":
                 check_bank(self.labelled(task).bank, self.style.demonstrations, task.name)
-        check_evaluation_data(
-            collection, self.setting, [task.name for task in self.tasks], config.split, cache_folder()
-        )
+        names = [task.name for task in self.tasks]
+        check_evaluation_data(collection, self.setting, names, config.split, cache_folder())
         device = pick_device(config.device)
         self.record = Measurement(config, target_data_hash(config, collection), device)
-        self.model = LoadedModel(config.model, device, config.tokens_per_forward)
+        self.model = LoadedModel(config.pinned_model, device, config.tokens_per_forward)
         self.predictor = self.in_context() if config.learner == "in-context" else self.head()
 
     def say_what_is_scored(self) -> None:
@@ -120,6 +120,9 @@ class Evaluation:
             console.print(f"left out, because free-form tasks have no options to score: {', '.join(self.skipped)}")
         if self.style.instructed and (without := [task.name for task in self.tasks if not task.instruction]):
             console.print(f"scored without an instruction, because the manifest has none: {', '.join(without)}")
+        trained = {*self.provenance.training_tasks} if self.provenance else set()
+        if known := [task.name for task in self.tasks if task.name in trained]:
+            console.print(f"note: not new to the model, which was trained on these tasks: {', '.join(known)}")
         if not self.draws and self.config.learner == "in-context":
             console.print(
                 f"choose={self.choose}: every example has demonstrations of its own, which are encoded for it alone; "
@@ -221,7 +224,7 @@ class Evaluation:
         return Row(
             label=config.label or (f"{told} + PMI" if config.calibrate else told),
             training=made.training if made else None,
-            model=made.start if made and made.training else config.model,
+            model=made.start if made and made.training else public_name(config.model),
             direction=form.direction,
             learner=config.learner,
             choose=self.choose if config.bank == "own" else f"{self.choose} of all tasks",
@@ -355,6 +358,6 @@ def task_result(task: Task, rows: Mapping[tuple[str, int], list[Prediction]], se
 def prediction_store(config: EvaluateConfig, job: Evaluation) -> PredictionStore:
     """The predictions of `config.output`, with what is left there of an evaluation of the same model and data."""
     computed = {key: value for key, value in vars(config).items() if key not in config.FREE}
-    weights = sorted(Path(model_folder(config.model)).glob("*.safetensors"))
+    weights = sorted(Path(model_folder(config.pinned_model)).glob("*.safetensors"))
     stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
     return PredictionStore(config.output, digest([computed, repr(job.provenance), stamp, job.record.manifest_hash]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +13,12 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from ..files import replace_folder, writing
-from ..names import check_folder, model_folder, unfinished
+from ..files import read_json, replace_folder, writing
+from ..hub import model_folder, pinned
+from ..names import check_folder, unfinished
 
 logging.disable_progress_bar()  # ours say more
+ADAPTER = "adapter_config.json"
 
 
 def load_tokenizer(model: str | Path) -> Any:
@@ -24,6 +27,8 @@ def load_tokenizer(model: str | Path) -> Any:
     A folder with nothing but GPT-2's vocab.json and merges.txt counts as one.
     """
     model = model_folder(model)
+    if not Path(model).is_dir():
+        raise ValueError(f"cannot load a tokenizer from {model}: there is no such folder")
     try:
         if (Path(model) / "merges.txt").is_file() and not (Path(model) / "tokenizer_config.json").is_file():
             tokenizer: Any = AutoTokenizer.from_pretrained(str(model), tokenizer_type="gpt2")
@@ -54,6 +59,10 @@ def load_model(model: str | Path, device: torch.device | str = "cpu", attention:
     exactly those of its configuration.
     """
     model = model_folder(model)
+    if not Path(model).is_dir():
+        raise ValueError(f"cannot load a causal language model from {model}: there is no such folder")
+    if (Path(model) / ADAPTER).is_file() and not (Path(model) / "config.json").is_file():
+        return _load_adapter(Path(model), device, attention)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it would say of tensors is said below
     try:
@@ -77,6 +86,26 @@ def load_model(model: str | Path, device: torch.device | str = "cpu", attention:
             which = "that its config.json asks for" if what == "lacks" else "that its config.json knows nothing of"
             raise ValueError(f"cannot load a causal language model from {model}: it {what} {min(names)}{more}, {which}")
     return loaded.to(device).eval()
+
+
+def _load_adapter(folder: Path, device: torch.device | str, attention: str | None) -> Any:
+    """The model that a PEFT folder belongs to with the adapter merged into it."""
+    from peft import PeftModel
+
+    record = read_json(folder / ADAPTER)
+    base = str(record.get("base_model_name_or_path") or "")
+    local = os.path.normpath(folder / base)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ValueError(f"cannot load the adapter in {folder}: it has no adapter_model.safetensors")
+    try:
+        network = load_model(local if Path(local).is_dir() else pinned(base, record.get("revision")), "cpu", attention)
+    except ValueError as error:
+        raise ValueError(f"{folder} is an adapter of {base or 'no model'}, which cannot be loaded: {error}") from None
+    try:
+        adapted: Any = PeftModel.from_pretrained(network, str(folder))
+        return adapted.merge_and_unload().to(device).eval()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
+        raise ValueError(f"cannot load the adapter in {folder}: {_first_line(error)}") from None
 
 
 def save_model(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..config import Trainable
+from ..hub import commit_of
 from .loading import save_model
 from .loss import PromptLoss
 
@@ -78,10 +82,15 @@ def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
 
 
 class TrainableModel:
-    """A causal language model whose `parameters`, by name, are learned; `loss` is a function of them and a batch."""
+    """A causal language model whose `parameters`, by name, are learned; `loss` is a function of them and a batch.
 
-    def __init__(self, network: Any, tokenizer: Any, autocast: torch.dtype | None = None) -> None:
-        self.network, self.tokenizer = network, tokenizer
+    adapter_of: of a LoRA model that is saved as an adapter, the model that it belongs to.
+    """
+
+    def __init__(
+        self, network: Any, tokenizer: Any, autocast: torch.dtype | None = None, adapter_of: str | None = None
+    ) -> None:
+        self.network, self.tokenizer, self.adapter_of = network, tokenizer, adapter_of
         self.parameters = {name: parameter.detach() for name, parameter in trainable_parameters(network).items()}
         self.loss = PromptLoss(network, autocast)
 
@@ -90,5 +99,42 @@ class TrainableModel:
         return next(self.network.parameters()).device
 
     def save(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Writes a plain Hugging Face folder with the texts `files`, by name, in it; what was learned is merged."""
-        save_model(merge_trained(self.network), self.tokenizer, folder, files)
+        """Writes a plain Hugging Face folder with the texts `files`, by name, in it; what was learned is merged.
+
+        With `adapter_of` it is a PEFT folder instead.
+        """
+        adapter = Adapter(self.network, self.adapter_of) if self.adapter_of is not None else None
+        save_model(adapter or merge_trained(self.network), self.tokenizer, folder, files)
+
+
+@dataclass
+class Adapter:
+    """LoRA weights alone, and the name of the model that they belong to."""
+
+    network: Any
+    base: str
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Writes what `peft.PeftModel.from_pretrained` opens.
+
+        A local base is named by its path from the folder's final place, `folder` being where it is prepared.
+        """
+        local = Path(self.base).is_dir() and self.base != "starter"
+        name = os.path.relpath(Path(self.base).resolve(), folder.resolve()) if local else self.base.partition("@")[0]
+        lora = self.network.peft_config["default"]
+        config = replace(
+            lora,
+            target_modules=sorted(lora.target_modules),
+            base_model_name_or_path=name,
+            revision=None if local else commit_of(self.base),
+            task_type="CAUSAL_LM",
+            inference_mode=True,
+        )
+        folder.mkdir(parents=True)
+        config.save_pretrained(folder)
+        learned = {
+            f"base_model.{name.replace('.default.', '.')}": tensor.detach().cpu().contiguous()
+            for name, tensor in self.network.named_parameters()
+            if tensor.requires_grad
+        }
+        save_file(learned, folder / "adapter_model.safetensors", {"format": "pt"})

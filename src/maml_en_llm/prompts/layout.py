@@ -189,6 +189,14 @@ class PromptFormat:
                 targets.append(EncodedTarget(*pair))
         return targets
 
+    def pieces(self, examples: Sequence[Example]) -> list[tuple[str, str]]:
+        """The text of the input and of the output of each example of a prompt, with the separators before them."""
+        found = []
+        for place, example in enumerate(examples):
+            before_input, before_output = self._separators(example, place == 0)
+            found.append((before_input + example.input, before_output + example.output))
+        return found
+
     def _separators(self, example: Example, first: bool) -> tuple[str, str]:
         """What stands before the input and before the output of an example."""
         if self.layout == "spaces":

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from ..hub import SECONDS_TO_ANSWER, unreachable
 from ..names import check_name
 from ..progress import console, track
 from ..tasks.collection import SETTING_KEYS, Example, read_setting
@@ -78,8 +79,12 @@ class Hub:
             from huggingface_hub import HfApi
             from huggingface_hub.errors import RevisionNotFoundError
 
-            list_repo_files = partial(HfApi().list_repo_files, repo_type="dataset", revision=revision)
+            api = HfApi()
+            # Listing a repository tries six times; asking for it tries once.
+            is_there = partial(api.dataset_info, revision=revision, timeout=SECONDS_TO_ANSWER)
+            list_repo_files = partial(api.list_repo_files, repo_type="dataset", revision=revision)
             try:
+                self._ask(is_there, repository)
                 self._listed[repository, revision] = self._ask(list_repo_files, repository)
             except RevisionNotFoundError:
                 self._listed[repository, revision] = []
@@ -103,8 +108,8 @@ class Hub:
             except RevisionNotFoundError:
                 raise
             except Exception as error:  # which HTTP library the hub's client raises from changes with its version
-                reason = _sentence(error)
-                if "Connect" in type(error).__name__ or "Offline" in type(error).__name__:
+                reason = unreachable(error)
+                if any(word in type(error).__name__ for word in ("Connect", "Timeout", "Offline")):
                     self._unreachable = reason
         else:
             reason = self._unreachable

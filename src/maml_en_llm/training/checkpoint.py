@@ -63,7 +63,7 @@ class RunDirectory:
                 )
             earlier, now = ({"method": c.name} | vars(c) for c in (read_training_config(saved), config))
             for key in now:
-                if key not in config.FREE and earlier.get(key) != now[key]:
+                if (key not in config.FREE or key == "revision") and earlier.get(key) != now[key]:
                     raise ValueError(
                         f"{saved}: the run to resume has {key}={earlier.get(key)}, now it is {now[key]}; "
                         "make them equal or choose another --output"

@@ -120,12 +120,13 @@ def _train(config: Method, resume: bool, data_corrected: bool) -> Path:
 
 def trainable_model(config: Method, device: torch.device) -> TrainableModel:
     """The model that the run starts from, with what learns chosen."""
-    tokenizer = load_tokenizer(config.model)
-    network = load_model(config.model, device)
+    tokenizer = load_tokenizer(config.pinned_model)
+    network = load_model(config.pinned_model, device)
     check_tokenizer(tokenizer, network, config.model)
     check_context(network, config.max_tokens, config.model)
     network = choose_trainable(network, config.trainable, config.lora_rank, config.last_blocks)
-    return TrainableModel(network, tokenizer, torch.bfloat16 if config.precision == "bfloat16" else None)
+    autocast = torch.bfloat16 if config.precision == "bfloat16" else None
+    return TrainableModel(network, tokenizer, autocast, adapter_of=config.pinned_model if config.keep_adapter else None)
 
 
 def training_batches(config: Method, collection: Collection, tokenizer: Any) -> Sampler:
@@ -156,7 +157,9 @@ def training_selection(config: Method) -> Select | None:
         return None
     if not needs_vectors(config.choose):
         return selection(config.choose)
-    return selection_with(LoadedModel(config.model, pick_device(config.device)), config.choose, layer=config.layer)
+    return selection_with(
+        LoadedModel(config.pinned_model, pick_device(config.device)), config.choose, layer=config.layer
+    )
 
 
 def training_setting(config: Method, collection: Collection) -> Setting:

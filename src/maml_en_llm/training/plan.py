@@ -37,7 +37,7 @@ def plan(config: Method) -> Plan:
     """Measures the update with the most tokens, for memory, and some usual ones, for time, of the run of `config`."""
     device = pick_device(config.device)
     collection = load_collection(config.collection)
-    sampler = training_batches(config, collection, load_tokenizer(config.model))
+    sampler = training_batches(config, collection, load_tokenizer(config.pinned_model))
     keep_freed_memory()  # as the run will
     forget_peak(device)
     model = trainable_model(config, device)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from ..files import content_hash, write_text
+from ..hub import commit_of
 from ..names import model_folder
 from ..results import DataChange, RunRecord, digest, read_provenance, read_run, to_json
 from ..tasks.collection import SPLITS, Collection
@@ -32,7 +33,7 @@ from ..tasks.collection import SPLITS, Collection
 def config_hash(config: Any, model: str | None = None) -> str:
     """Hash of the keys of a configuration that change what is computed; `model`: what `model_identity` would say."""
     keys = {key: value for key, value in vars(config).items() if key not in config.FREE}
-    return digest(keys | {"kind": getattr(config, "name", ""), "model": model or model_identity(config.model)})
+    return digest(keys | {"kind": getattr(config, "name", ""), "model": model or model_identity(config.pinned_model)})
 
 
 def model_identity(model: str) -> str:
@@ -113,6 +114,7 @@ class Measurement:
         self.started = time.monotonic()
         self.config_hash, self.data = config_hash(config), data
         self.device, self.path = device, path
+        self.model = config.pinned_model
         self.earlier = read_run(path) if path is not None and path.is_file() else None
         self.data_changes = self.earlier.data_changes if self.earlier else ()
 
@@ -143,6 +145,7 @@ class Measurement:
             manifest_hash=self.manifest_hash,
             data_changes=self.data_changes,
             code_version=code_version(),
+            model_commit=commit_of(self.model),
             hardware=hardware(self.device),
             wall_seconds=round(seconds + time.monotonic() - self.started, 3),
             peak_memory_bytes=max(peak, peak_memory(self.device)),
