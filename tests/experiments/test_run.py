@@ -91,7 +91,15 @@ def test_rows_are_trained_scored_and_reported_once(reproduction: Reproduction) -
     assert results["summary"].keys() == {"unseen_domain_test"}
     assert results["row"]["direction"] == "channel"
     assert results["provenance"]["config"]["lr"] == results["provenance"]["config"]["inner_lr"] == 1e-3
-    measured = {"config_hash", "manifest_hash", "code_version", "hardware", "wall_seconds", "peak_memory_bytes"}
+    measured = {
+        "data_changes",
+        "config_hash",
+        "manifest_hash",
+        "code_version",
+        "hardware",
+        "wall_seconds",
+        "peak_memory_bytes",
+    }
     assert results["run"].keys() == measured
     trained = json.loads((reproduction.run("table2a", "metaicl") / "run.json").read_text())
     assert trained.keys() == measured

@@ -275,9 +275,9 @@ def main() -> int:
                 print(f"{kind} --seed {chosen.seed + number}: {wrong}", flush=True)
             if number % 100 == 99:
                 print(f"{number + 1} cases, {len(failures)} failed, {time.monotonic() - began:.0f} s", flush=True)
-    for kind, count in counts.items():
-        print(f"{kind:16} {count:5} cases, {failures.count(kind)} failed")
-    print(f"{sum(counts.values())} cases in {time.monotonic() - began:.0f} s, {len(failures)} failed")
+        for kind, count in counts.items():
+            print(f"{kind:16} {count:5} cases, {failures.count(kind)} failed")
+        print(f"{sum(counts.values())} cases in {time.monotonic() - began:.0f} s, {len(failures)} failed", flush=True)
     return int(bool(failures))
 
 

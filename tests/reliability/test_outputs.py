@@ -102,22 +102,23 @@ def test_a_full_disk_names_the_file_in_every_verb(
     rows, shown = tmp_path / "in.csv", tmp_path / "shown.jsonl"
     rows.write_text("text,label\n" + "".join(f"ant number {n},{'ab'[n % 2]}\n" for n in range(40)))
     shown.write_text('{"input": "ant", "output": "a"}\n{"input": "bee", "output": "b"}\n')
-    out = tmp_path / "out"
     table = ["--source", rows, "--input", "text", "--output", "label", "--yes"]
     predict = ["--model", model_folder, "--demonstrations", shown, "--input-file", rows, "--text-column", "text"]
     scored = ["--collection", collection_folder, "--setting", "small", "--model", model_folder]
     verbs: list[list[str | Path]] = [
-        ["tasks", "import", *table, "--collection", out],
-        ["tasks", "limit", "--collection", collection_folder, "--output", out],
-        ["tasks", "check", "--collection", collection_folder, "--report", out],
-        ["tasks", "choose", "--input", rows, "--column", "text", "--by", "random", "--count", "30", "--output", out],
-        ["predict", *predict, "--output", tmp_path / "out.csv"],
-        ["train", *scored, "--output", out],
-        ["evaluate", *scored, "--output", tmp_path / "out.json"],
-        ["quickstart", "--output", out],
+        ["tasks", "import", *table, "--collection"],
+        ["tasks", "limit", "--collection", collection_folder, "--output"],
+        ["tasks", "check", "--collection", collection_folder, "--report"],
+        ["tasks", "choose", "--input", rows, "--column", "text", "--by", "random", "--count", "30", "--output"],
+        ["predict", *predict, "--output"],
+        ["train", *scored, "--output"],
+        ["evaluate", *scored, "--output"],
+        ["quickstart", "--output"],
     ]
     limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    for words in verbs:
+    for number, words in enumerate(verbs):
+        ending = {"predict": ".csv", "evaluate": ".json"}.get(str(words[0]), "")
+        words.append(tmp_path / f"out{number}{ending}")
         monkeypatch.setattr("sys.stderr", said := io.StringIO())
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, limit[1]))
         try:
@@ -126,7 +127,7 @@ def test_a_full_disk_names_the_file_in_every_verb(
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         last = said.getvalue().splitlines()[-1]
         assert "File too large" in last, words
-        assert str(out) in last, words
+        assert f"out{number}" in last, words
     signal.signal(signal.SIGXFSZ, handler)
 
 

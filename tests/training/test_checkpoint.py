@@ -204,6 +204,15 @@ def test_what_a_kill_leaves_of_the_first_instant_is_taken_up(tmp_path: Path) -> 
         RunDirectory(config, {})
 
 
+@pytest.mark.parametrize("text", ["[]", "", "{}", "method: metaicl", "3", "method: [3]"])
+def test_a_configuration_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    run = directory(tmp_path)
+    run.save(2, STATE)
+    (run.folder / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.yaml|must be one of"):
+        directory(tmp_path, resume=True)
+
+
 def test_a_folder_that_is_no_model_does_not_end_a_run(tmp_path: Path) -> None:
     run = directory(tmp_path)
     assert not run.finished

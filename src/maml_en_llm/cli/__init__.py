@@ -255,7 +255,7 @@ def _predict_one(model: str, examples: list[Any], options: list[str], input: str
     else:
         values = _classifier(model, examples, options, chosen).scores([input], options=[options])[0]
         scores = dict(sorted(zip(options, map(float, values), strict=True), key=lambda item: item[1]))
-    print(next(iter(scores)))
+    print(printable(next(iter(scores))))
     for option, score in scores.items():
         console.print(f"  {score:8.4f}  {option}", markup=False)
 

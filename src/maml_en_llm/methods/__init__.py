@@ -38,9 +38,12 @@ def method_type(name: str) -> type[Method]:
 def method_from_keys(keys: Mapping[str, Any], where: str = "configuration") -> Method:
     """The method of `keys["method"]` (by default MAML-en-LLM) with the other keys, values as YAML has them.
 
-    Raises ValueError, which begins with `where`, for an unknown key or a wrong value.
+    Raises ValueError, which begins with `where`, for an unknown or missing key or a wrong value.
     """
     kind = method_type(str(keys.get("method", DEFAULT_METHOD)))
+    for field in dataclasses.fields(kind):
+        if field.default is dataclasses.MISSING and field.name not in keys:
+            raise ValueError(f"{where}: the key {field.name!r} is missing; add it")
     return kind(**typed_keys({name: value for name, value in keys.items() if name != "method"}, kind, where))
 
 
