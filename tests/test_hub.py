@@ -160,6 +160,7 @@ def test_wrong_names_and_revisions_are_said_in_a_sentence(fake_hub: list[str], m
 LORA = {"trainable": "lora", "lora_rank": 2, "batches": 4, "lr": 0.1}
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
 @pytest.mark.parametrize("base", ["folder", "starter", "hub"])
 def test_an_adapter_is_the_merged_model_in_a_peft_folder(
     base: str, fake_hub: list[str], collection_folder: Path, model_folder: Path, tmp_path: Path

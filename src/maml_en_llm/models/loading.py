@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ def _load_adapter(folder: Path, device: torch.device | str, attention: str | Non
     except ValueError as error:
         raise ValueError(f"{folder} is an adapter of {base or 'no model'}, which cannot be loaded: {error}") from None
     try:
-        adapted: Any = PeftModel.from_pretrained(network, str(folder))
+        with warnings.catch_warnings():  # of what peft asks transformers
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            adapted: Any = PeftModel.from_pretrained(network, str(folder))
         return adapted.merge_and_unload().to(device).eval()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
         raise ValueError(f"cannot load the adapter in {folder}: {_first_line(error)}") from None
