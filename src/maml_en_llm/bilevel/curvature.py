@@ -3,8 +3,9 @@
 A loss is any function `loss(parameters: dict[str, Tensor], batch) -> scalar`.  It may also have a context manager
 `substituted(parameters)`: then it stays entered until the gradient is computed, which activation checkpointing needs;
 an attribute `autocast`: the type it computes in, or None for the type of the parameters, which the engine sets on a
-copy of it where the loss's own precision is too low; and `parts(batch)`, batches whose losses sum to that of `batch`:
-then a gradient is accumulated part by part, in the memory of the largest.
+copy of it where the loss's own precision is too low; `parts(batch)`, batches whose losses sum to that of `batch`:
+then a gradient is accumulated part by part, in the memory of the largest; and `sum_(tensor)`, where it is the share of
+one of several processes: the loss, its gradients and products are then summed over them, in place.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def stream_gradient(
     values = {name: parameter.detach() for name, parameter in parameters.items()}
     leaves = {name: value.requires_grad_() for name, value in values.items() if by is None or name in by}
     left = dict.fromkeys(leaves)
+    sum_ = getattr(loss, "sum_", None) or _as_it_is
 
     def hook_of(name: str) -> Callable[[Tensor], None]:
         def hook(leaf: Tensor) -> None:
@@ -74,6 +76,7 @@ def stream_gradient(
             assert gradient is not None
             del left[name]
             with torch.no_grad():
+                sum_(gradient)
                 consume(name, gradient)
 
         return hook
@@ -95,8 +98,12 @@ def stream_gradient(
             del value
     for name in list(left):  # the (last part's) loss does not depend on these
         gradient = leaves[name].grad
-        consume(name, torch.zeros_like(parameters[name]) if gradient is None else gradient)
-    return torch.stack(losses).sum()
+        gradient = torch.zeros_like(parameters[name]) if gradient is None else gradient
+        sum_(gradient)
+        consume(name, gradient)
+    total = torch.stack(losses).sum()
+    sum_(total)
+    return total
 
 
 def value_and_gradient(loss: Loss, parameters: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensors]:
@@ -122,7 +129,16 @@ def attach_gradient(loss: Loss, point: Point, by: Collection[str]) -> Tensor:
         )
     point.graph = (leaves, dict(zip(by, attached, strict=True)))
     point.gradient = {name: gradient.detach() for name, gradient in point.graph[1].items()}
-    return value.detach()
+    total = value.detach()
+    if sum_ := getattr(loss, "sum_", None):
+        point.gradient = {name: gradient.clone() for name, gradient in point.gradient.items()}
+        for tensor in (*point.gradient.values(), total := total.clone()):
+            sum_(tensor)
+    return total
+
+
+def _as_it_is(tensor: Tensor) -> None:
+    """The sum over the one process that there is."""
 
 
 def recompute_gradient(loss: Loss, point: Point, by: Collection[str], attach: bool) -> None:
@@ -176,8 +192,11 @@ def exact(loss: Loss, point: Point, direction: Tensors, add: Add) -> None:
     del attached, pairs
     parts = dict(zip(leaves, products, strict=True))
     del products
+    sum_ = getattr(loss, "sum_", None) or _as_it_is
     for name in list(parts):
-        add(name, parts.pop(name), None, 1.0)
+        product = parts.pop(name)
+        sum_(product)
+        add(name, product, None, 1.0)
 
 
 def difference(loss: Loss, point: Point, direction: Tensors, add: Add) -> None:

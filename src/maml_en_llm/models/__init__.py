@@ -8,6 +8,8 @@ from .loading import load_tokenizer as load_tokenizer
 from .loading import save_model as save_model
 from .loss import PromptLoss as PromptLoss
 from .loss import prompt_loss as prompt_loss
+from .processes import Processes as Processes
+from .processes import join as join
 from .trainable import TrainableModel as TrainableModel
 from .trainable import choose_trainable as choose_trainable
 from .trainable import merge_trained as merge_trained

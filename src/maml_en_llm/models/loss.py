@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..prompts.batches import Batch
+from .processes import Processes
 
 # Tokens of a forward pass beyond which nothing gets faster, and tokens whose computation takes as long as the fixed
 # part of a pass (docs/performance.md).
@@ -42,12 +43,17 @@ class PromptLoss:
 
     tokens_per_forward: most tokens of one forward pass, padding included; a longer prompt is a pass of its own. None:
         as many as make it faster.
+    processes: of several the loss is that of this one's share of the prompts, and `sum_` sums over them.
 
     Raises ValueError for a model whose passes change its statistics (batch normalization in training mode).
     """
 
     def __init__(
-        self, model: nn.Module, autocast: torch.dtype | None = None, tokens_per_forward: int | None = None
+        self,
+        model: nn.Module,
+        autocast: torch.dtype | None = None,
+        tokens_per_forward: int | None = None,
+        processes: Processes = Processes(),  # noqa: B008 (frozen)
     ) -> None:
         for name, module in model.named_modules():  # passes are repeated: what they change would count twice
             if module.training and getattr(module, "track_running_stats", False):
@@ -55,6 +61,8 @@ class PromptLoss:
         self.model = model
         self.autocast = autocast
         self.tokens_per_forward = tokens_per_forward
+        self.processes = processes
+        self.sum_ = processes.sum_ if processes.count > 1 else None
         self._current: Mapping[str, Tensor] | None = None
         # Every place where a parameter stands: a tied weight stands in several and is exchanged in each exactly once.
         self._places: dict[str, list[tuple[dict[str, Any], str]]] = {}
@@ -87,23 +95,38 @@ class PromptLoss:
         with self.substituted(parameters):
             if isinstance(batch, Group):
                 return _loss_of_group(self.model, batch, self.autocast)
-            return prompt_loss(self.model, batch, self.autocast, self.tokens_per_forward)
+            return prompt_loss(self.model, batch, self.autocast, self.tokens_per_forward, self.processes)
 
     def parts(self, batch: Batch) -> list[Group]:
         """What is computed at once, one after another; the sum of their losses is that of `batch`."""
-        return grouped(self.model, batch, self.tokens_per_forward)
+        return grouped(self.model, batch, self.tokens_per_forward, self.processes)
 
 
 def prompt_loss(
-    model: nn.Module, batch: Batch, autocast: torch.dtype | None = None, tokens_per_forward: int | None = None
+    model: nn.Module,
+    batch: Batch,
+    autocast: torch.dtype | None = None,
+    tokens_per_forward: int | None = None,
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
 ) -> Float[Tensor, ""]:
-    """Mean over prompts of the mean over answer tokens of the next-token cross entropy; 0 for a prompt without any."""
-    groups = grouped(model, batch, tokens_per_forward)
+    """Mean over prompts of the mean over answer tokens of the next-token cross entropy; 0 for a prompt without any.
+
+    Of several processes the share of this one: the mean is the sum of all shares.
+    """
+    groups = grouped(model, batch, tokens_per_forward, processes)
     return torch.stack([_loss_of_group(model, group, autocast) for group in groups]).sum()
 
 
-def grouped(model: nn.Module, batch: Batch, tokens_per_forward: int | None = None) -> list[Group]:
+def grouped(
+    model: nn.Module,
+    batch: Batch,
+    tokens_per_forward: int | None = None,
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
+) -> list[Group]:
     """The prompts of a batch, the longest first, in groups of at most `tokens_per_forward` tokens, padding included.
+
+    Of several processes each gets an equal share. One that is left without a prompt computes the first with no weight,
+    so that all have gradients of the same parameters.
 
     A prompt is left to the next group when padding it would cost more than another forward pass does. What follows the
     last token that predicts an answer token is not computed, nor are prompts without one.
@@ -120,15 +143,19 @@ def grouped(model: nn.Module, batch: Batch, tokens_per_forward: int | None = Non
     counts = predicting.sum(dim=1)
     ends = (predicting * torch.arange(1, predicting.shape[1] + 1)).amax(dim=1) if predicting.numel() else counts
     lengths: list[int] = ends.tolist()
+    weights = 1 / (counts * len(lengths)).to(torch.float64 if parameter.dtype == torch.float64 else torch.float32)
+    ordered = sorted((row for row, length in enumerate(lengths) if length), key=lambda row: -lengths[row])
+    share = ordered[processes.rank :: processes.count]
+    if ordered and not share:
+        share, weights = ordered[:1], torch.zeros_like(weights)
     groups: list[list[int]] = []
-    for row in sorted((row for row, length in enumerate(lengths) if length), key=lambda row: -lengths[row]):
+    for row in share:
         if groups:
             longest = lengths[groups[-1][0]]
             if (len(groups[-1]) + 1) * longest <= budget and longest - lengths[row] <= padding:
                 groups[-1].append(row)
                 continue
         groups.append([row])
-    weights = 1 / (counts * len(lengths)).to(torch.float64 if parameter.dtype == torch.float64 else torch.float32)
 
     def group(rows: list[int]) -> Group:
         tokens = lengths[rows[0]] if rows else 0

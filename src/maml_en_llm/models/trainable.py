@@ -17,6 +17,7 @@ from ..config import Trainable
 from ..hub import commit_of
 from .loading import save_model
 from .loss import PromptLoss
+from .processes import Processes
 
 
 def choose_trainable(model: Any, trainable: Trainable, lora_rank: int = 8, last_blocks: int = 2) -> Any:
@@ -88,11 +89,16 @@ class TrainableModel:
     """
 
     def __init__(
-        self, network: Any, tokenizer: Any, autocast: torch.dtype | None = None, adapter_of: str | None = None
+        self,
+        network: Any,
+        tokenizer: Any,
+        autocast: torch.dtype | None = None,
+        adapter_of: str | None = None,
+        processes: Processes = Processes(),  # noqa: B008 (frozen)
     ) -> None:
         self.network, self.tokenizer, self.adapter_of = network, tokenizer, adapter_of
         self.parameters = {name: parameter.detach() for name, parameter in trainable_parameters(network).items()}
-        self.loss = PromptLoss(network, autocast)
+        self.loss = PromptLoss(network, autocast, processes=processes)
 
     @property
     def device(self) -> torch.device:

@@ -13,9 +13,11 @@ import torch
 from ..files import check_output, only_writer
 from ..methods.method import Method
 from ..models import (
+    Processes,
     TrainableModel,
     check_tokenizer,
     choose_trainable,
+    join,
     keep_freed_memory,
     load_model,
     load_tokenizer,
@@ -46,12 +48,15 @@ def train(config: Method, resume: bool = False, data_corrected: bool = False) ->
     """
     if data_corrected and not resume:
         raise ValueError("data_corrected is about a run that goes on; add --resume or leave it out")
+    processes, device = join(pick_device(config.device))
+    if processes.rank > 0:
+        return _follow(config, processes, device)
     check_output(config.output, folder=True)
     with only_writer(config.output):
-        return _train(config, resume, data_corrected)
+        return _train(config, resume, data_corrected, processes, device)
 
 
-def _train(config: Method, resume: bool, data_corrected: bool) -> Path:
+def _train(config: Method, resume: bool, data_corrected: bool, processes: Processes, device: torch.device) -> Path:
     collection = load_collection(config.collection)
     setting = training_setting(config, collection)
     run = RunDirectory(config, data_fingerprint(collection, setting), resume, data_corrected)
@@ -60,18 +65,18 @@ def _train(config: Method, resume: bool, data_corrected: bool) -> Path:
     if left_out:
         console.print(f"left out, because the manifest has no instruction for them: {', '.join(left_out)}")
     if run.finished:
+        processes.number(config.batches, device)
         run.finish()  # a kill may have left checkpoints behind the model
         console.print(f"{run.model} is finished already")
         return run.model
 
     check_training_data(collection, setting, cache_folder())
     torch.manual_seed(config.seed)
-    device = pick_device(config.device)
     keep_freed_memory()
     record = Measurement(config, training_data_hash(config, collection), device, run.record)
     if record.earlier_data != record.data and not data_corrected:
         raise ValueError(f"{run.record}: {DATA_CHANGED}")
-    model = trainable_model(config, device)
+    model = trainable_model(config, device, processes)
     learner = config.learner(model, training_batches(config, collection, model.tokenizer))
 
     group = config.batches_per_update
@@ -80,6 +85,8 @@ def _train(config: Method, resume: bool, data_corrected: bool) -> Path:
     seen, state = run.restore(learner.state_dict())
     if state:
         learner.load_state_dict(state)
+    processes.number(seen, device)
+    processes.copy_(learner.state_dict(), device)
     record.goes_on_after(seen)
     record.write()
     first, saved_at, started = seen // group, seen, time.monotonic()
@@ -104,11 +111,12 @@ def _train(config: Method, resume: bool, data_corrected: bool) -> Path:
             if logged:
                 run.log({"batches": seen, **figures, "seconds": time.monotonic() - started})
             due = config.checkpoint_every and seen - saved_at >= config.checkpoint_every
-            if (due or stop.requested) and seen < updates * group:
+            stopped = processes.any(stop.requested, device)
+            if (due or stopped) and seen < updates * group:
                 run.save(seen, learner.state_dict())
                 record.write()
                 saved_at = seen
-            if stop.requested and seen < updates * group:
+            if stopped and seen < updates * group:
                 raise KeyboardInterrupt(f"stopped after {seen} batches; add --resume to the command to continue")
 
     trained = sum(parameter.numel() for parameter in model.parameters.values())
@@ -118,7 +126,35 @@ def _train(config: Method, resume: bool, data_corrected: bool) -> Path:
     return run.model
 
 
-def trainable_model(config: Method, device: torch.device) -> TrainableModel:
+def _follow(config: Method, processes: Processes, device: torch.device) -> Path:
+    """What all processes but the first do: their shares of the same updates, without reading or writing the run."""
+    console.quiet = True
+    collection = load_collection(config.collection)
+    torch.manual_seed(config.seed)
+    model = trainable_model(config, device, processes)
+    learner = config.learner(model, training_batches(config, collection, model.tokenizer))
+    group = config.batches_per_update
+    seen = processes.number(0, device)
+    if seen == config.batches:  # finished already
+        return config.output / "model"
+    state = learner.state_dict()
+    processes.copy_(state, device)
+    learner.load_state_dict(state)
+    updates = config.batches // group
+    with stop_on_signal() as stop:
+        for update in range(seen // group, updates):
+            logged = update % config.log_every == 0 or update == updates - 1
+            learner.update(learner.batches(update), config.learning_rate_scale(update, updates), measure=logged)
+            if processes.any(stop.requested, device) and update < updates - 1:
+                raise KeyboardInterrupt("stopped")
+    return config.output / "model"
+
+
+def trainable_model(
+    config: Method,
+    device: torch.device,
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
+) -> TrainableModel:
     """The model that the run starts from, with what learns chosen."""
     tokenizer = load_tokenizer(config.pinned_model)
     network = load_model(config.pinned_model, device)
@@ -126,7 +162,8 @@ def trainable_model(config: Method, device: torch.device) -> TrainableModel:
     check_context(network, config.max_tokens, config.model)
     network = choose_trainable(network, config.trainable, config.lora_rank, config.last_blocks)
     autocast = torch.bfloat16 if config.precision == "bfloat16" else None
-    return TrainableModel(network, tokenizer, autocast, adapter_of=config.pinned_model if config.keep_adapter else None)
+    adapter_of = config.pinned_model if config.keep_adapter else None
+    return TrainableModel(network, tokenizer, autocast, adapter_of, processes)
 
 
 def training_batches(config: Method, collection: Collection, tokenizer: Any) -> Sampler:

@@ -77,6 +77,12 @@ def code_version() -> str:
 
 def hardware(device: torch.device) -> str:
     """The machine part that computes, in words."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        return f"{torch.distributed.get_world_size()} processes, each {_part(device)}"
+    return _part(device)
+
+
+def _part(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, 1 of {torch.cuda.device_count()}"
     name = platform.processor() or platform.machine()
