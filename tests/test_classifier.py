@@ -133,6 +133,18 @@ def test_one_label_for_nearly_all_rows_is_pointed_out() -> None:
         model.predict(FRUIT[8:] * 6)
 
 
+def test_a_preference_for_the_longest_label_is_pointed_out() -> None:
+    length = {"no": 1, "perhaps so": 3}
+    many, few = ["perhaps so"] * 48 + ["no"] * 12, ["perhaps so", "no", "no"]
+    assert "the longest label, 'perhaps so', is predicted for 80 % of the rows, though 33 % of" in str(
+        length_preferred(many, few, length)
+    )
+    assert "the shortest label, 'no'" in str(length_preferred(["no"] * 60, few[:2], length))
+    assert length_preferred(many, ["perhaps so", "perhaps so", "no"], length) is None
+    assert length_preferred(many[:49], few, length) is None
+    assert length_preferred(many, few, {"no": 1, "perhaps so": 1}) is None
+
+
 def test_it_works_in_pipelines_and_searches(model_folder: Path) -> None:
     model = InContextClassifier(model_folder, device="cpu", demonstrations=3)
     pipeline = make_pipeline(FunctionTransformer(lambda texts: [text.upper() for text in texts]), model)

@@ -56,7 +56,7 @@ class Config:
 class TrainConfig(Config):
     """Keys of every training run; a method adds its own (methods/method.py)."""
 
-    FREE: ClassVar[frozenset[str]] = Config.FREE | {"checkpoint_every", "log_every"}
+    FREE: ClassVar[frozenset[str]] = Config.FREE | {"checkpoint_every", "log_every", "tensorboard"}
 
     collection: Path
     """Folder of NLP tasks."""
@@ -89,19 +89,29 @@ class TrainConfig(Config):
     last_blocks: int = 2
     """trainable=last_blocks: how many transformer blocks learn, with the final norm."""
 
+    validate_every: int = 0
+    """Batches between two scores on validation tasks; the state that scores best becomes model/ (0: the last does)."""
+    validate_setting: str | None = None
+    """Setting, or task, whose targets validate, on a fifth of their train examples; it must share no target with
+    `setting`. By default the training tasks do, on their dev or test examples."""
+    validate_examples: int = 50
+    """Most examples of each validation task."""
+
     device: str = "auto"
     """auto takes a GPU if there is one."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 computes under autocast; parameters and moments stay float32."""
     log_every: int = 20
     """Updates between two lines of metrics.jsonl."""
+    tensorboard: bool = False
+    """Write the lines of metrics.jsonl for TensorBoard, too, to tensorboard/ in the run directory."""
     checkpoint_every: int = 1000
     """Batches between two checkpoints (0: none but when interrupted)."""
 
     def check(self) -> None:
         super().check()
-        self.at_least(1, "batches", "batch_size", "log_every", "lora_rank", "last_blocks")
-        self.at_least(0, "checkpoint_every")
+        self.at_least(1, "batches", "batch_size", "log_every", "lora_rank", "last_blocks", "validate_examples")
+        self.at_least(0, "checkpoint_every", "validate_every")
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name, why in self.unread().items():
             if getattr(self, name) != defaults[name]:
@@ -111,7 +121,8 @@ class TrainConfig(Config):
         """Keys that other values leave without effect, each with the value that does."""
         read = {"lora": "lora_rank", "last_blocks": "last_blocks"}
         unread = {name for trainable, name in read.items() if trainable != self.trainable}
-        return dict.fromkeys(unread, f"trainable={self.trainable}")
+        of_validation = () if self.validate_every else ("validate_setting", "validate_examples")
+        return dict.fromkeys(unread, f"trainable={self.trainable}") | dict.fromkeys(of_validation, "validate_every=0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from ..models import pick_device
 from ..names import model_folder
 from ..prediction.features import Features, features_of, selection_with
 from ..prediction.from_features import FromFeatures
+from ..prediction.guessing import Guessing
 from ..prediction.heads import head_type
 from ..prediction.predictor import LabelledTask, LoadedModel, Predictor
 from ..prediction.scoring import check_finite
@@ -127,8 +128,10 @@ class Evaluation:
         return self.method.predictor(self.model, self.style, select=select, calibrate=config.calibrate)
 
     def head(self) -> Predictor:
-        """A head on the labelled examples that a prompt would show."""
+        """A head on the labelled examples that a prompt would show, or guessing."""
         config, count = self.config, self.style.demonstrations
+        if config.learner == "uniform":
+            return Guessing()
         head = head_type(config.learner)()
         if not count:
             raise ValueError(f"demonstrations is 0 but learner={config.learner} learns from them; give at least one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,4 +92,7 @@ class TrainableModel:
 
     def save(self, folder: Path, files: Mapping[str, str]) -> None:
         """Writes a plain Hugging Face folder with the texts `files`, by name, in it; what was learned is merged."""
-        save_model(merge_trained(self.network), self.tokenizer, folder, files)
+        adapted = hasattr(self.network, "merge_and_unload")  # which takes apart what it merges, and training may go on
+        save_model(
+            merge_trained(copy.deepcopy(self.network) if adapted else self.network), self.tokenizer, folder, files
+        )

@@ -34,6 +34,9 @@ from ..tasks.limited import limited
 from .checkpoint import RunDirectory
 from .model_card import provenance_files
 from .record import Measurement, data_hash
+from .remarks import moved_nothing
+from .tensorboard import Board
+from .validation import Validation
 
 
 def train(config: Method, resume: bool = False) -> Path:
@@ -70,6 +73,12 @@ def _train(config: Method, resume: bool) -> Path:
         raise ValueError(f"{run.record}: the training data has changed since the run began; choose another --output")
     model = trainable_model(config, device)
     learner = config.learner(model, training_batches(config, collection, model.tokenizer))
+    validation = Validation(config, collection, setting) if config.validate_every else None
+    trained = sum(parameter.numel() for parameter in model.parameters.values())
+    losses: list[float] = []
+
+    def files() -> dict[str, str]:
+        return provenance_files(config, collection, setting, trained, record.now())
 
     group = config.batches_per_update
     updates = config.batches // group
@@ -78,6 +87,9 @@ def _train(config: Method, resume: bool) -> Path:
     seen, state = run.restore(learner.state_dict())
     if state:
         learner.load_state_dict(state)
+    if validation:
+        validation.restore(run.extra)
+    board = Board(config.output, seen) if config.tensorboard else None
     first, saved_at, started = seen // group, seen, time.monotonic()
     with track(config.name, updates * group, "batches", done=seen) as progress, stop_on_signal() as stop:
         for update in range(first, updates):
@@ -87,20 +99,30 @@ def _train(config: Method, resume: bool) -> Path:
 
             seen = (update + 1) * group
             progress.advance(group, f"loss {figures['loss']:.3f}")
+            losses.append(figures["loss"])
+            if validation and validation.due(seen, updates * group):
+                figures, logged = {**figures, "validation_score": validation.measure(learner, files, seen)}, True
             if logged:
-                run.log({"batches": seen, **figures, "seconds": time.monotonic() - started})
+                figures = {"batches": seen, **figures, "seconds": time.monotonic() - started}
+                run.log(figures)
+                if board:
+                    board.show(figures)
             due = config.checkpoint_every and seen - saved_at >= config.checkpoint_every
             if (due or stop.requested) and seen < updates * group:
-                run.save(seen, learner.state_dict())
+                run.save(seen, learner.state_dict(), validation.extra if validation else {})
                 record.write()
                 saved_at = seen
             if stop.requested and seen < updates * group:
                 raise KeyboardInterrupt(f"stopped after {seen} batches; add --resume to the command to continue")
 
-    trained = sum(parameter.numel() for parameter in model.parameters.values())
     record.write()
-    learner.save(run.model, provenance_files(config, collection, setting, trained, record.now()))
+    if validation:
+        validation.finish(run.model)
+    else:
+        learner.save(run.model, files())
     run.finish()
+    if "trainable" not in config.unread() and (remark := moved_nothing(losses)):
+        console.print(f"note: {remark}", markup=False)
     return run.model
 
 
