@@ -162,8 +162,8 @@ class EvaluateConfig(Config):
     """The task's instruction at the head of its prompts; by default as the model was trained, else not."""
     learner: str = "in-context"
     """What predicts: the model in its context, or a head that learns from the same labelled examples:
-    distilled-logistic, logistic, majority, nearest, prototype, set-transformer, tfidf-logistic, tfidf-nearest,
-    uniform."""
+    distilled-logistic, logistic, majority, nearest, prototype, retrieval-prototype, set-transformer, tfidf-logistic,
+    tfidf-nearest; or uniform, which guesses."""
     choose: Choice | None = None
     """Which labelled examples precede an example; all but random never show it itself (docs/choosing.md). By default as
     the model was trained, else random."""
@@ -177,6 +177,9 @@ class EvaluateConfig(Config):
     """Subtract the score that an option has with the input "N/A" (PMI); direct only."""
     seeds: tuple[int, ...] = (100, 13, 21, 42, 87)
     """One draw of demonstrations each."""
+    order: Literal["drawn", "probed"] = "drawn"
+    """probed: of 24 orders of a prompt's demonstrations the one behind which predictions for unlabelled inputs of the
+    task are most even (GlobalE)."""
     orders: int = 1
     """In how many orders each draw is scored, to tell the spread over orders from that over choices. Scores are those
     of the first; the others are shuffled."""
@@ -206,14 +209,16 @@ class EvaluateConfig(Config):
         choose = self.choose or "random"
         if self.learner != "in-context":
             of_prompts = ("direction", "layout", "max_tokens", "max_tokens_per_example", "overflow", "instructions")
-            names = (*of_prompts, "calibrate", "orders", "bank", "tokens_per_forward")
+            names = (*of_prompts, "calibrate", "order", "orders", "bank", "tokens_per_forward")
             unread |= dict.fromkeys(names, f"learner={self.learner}")
         elif not needs_vectors(choose, self.choose_groups):
             unread |= {"layer": f"choose={choose}"}
         if choose not in ("bm25", "nearest"):
             unread |= dict.fromkeys(("bank", "choose_groups"), f"choose={choose}")
+        if self.order == "probed":
+            unread |= {"orders": "order=probed"}
         if self.demonstrations == 0:
-            unread |= {"choose": "demonstrations=0"}
+            unread |= dict.fromkeys(("choose", "order"), "demonstrations=0")
         return unread
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -125,7 +126,8 @@ class Evaluation:
         config = self.config
         check_context(self.model.network, self.style.format.max_tokens, config.model)
         select = selection_with(self.model, self.choose, config.choose_groups, self.layer)
-        return self.method.predictor(self.model, self.style, select=select, calibrate=config.calibrate)
+        options: dict[str, Any] = {"probe": True} if config.order == "probed" else {}
+        return self.method.predictor(self.model, self.style, select=select, calibrate=config.calibrate, **options)
 
     def head(self) -> Predictor:
         """A head on the labelled examples that a prompt would show, or guessing."""
@@ -214,6 +216,7 @@ class Evaluation:
         told = self.method.label(style) if config.learner == "in-context" else head_label(config.learner)
         if config.choose is not None and {config.choose, self.method.choose_at_test} != {"random"}:
             told += f", {config.choose}" + (" of all tasks" if config.bank == "all" else "")
+        told += ", probed order" if config.order == "probed" else ""
         return Row(
             label=config.label or (f"{told} + PMI" if config.calibrate else told),
             training=made.training if made else None,
@@ -285,7 +288,7 @@ def target_data_hash(config: EvaluateConfig, collection: Collection) -> str:
     setting = collection.setting(config.setting)
     tasks = data_hash(collection, getattr(setting, config.subset), instructions=True)
     read = [setting.unseen_domain_test, tasks]
-    if config.bank == "all" or config.learner == "set-transformer":
+    if config.bank == "all" or config.learner in ("set-transformer", "retrieval-prototype"):
         read.append(data_hash(collection, setting.train, ("train",)))
     return digest(read)
 

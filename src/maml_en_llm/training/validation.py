@@ -6,7 +6,6 @@ RUN/best/        the best one, until it becomes RUN/model/ at the end
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..files import to_disk
+from ..files import replace_folder
 from ..methods.method import Learner, Method
 from ..models import pick_device
 from ..prediction.features import selection_with
@@ -60,8 +59,7 @@ class Validation:
             score = accuracy(self.config, self.scored, self.parts)
         if self.best is None or score > self.best[0]:
             self.best = (score, seen)
-            shutil.rmtree(self.kept, ignore_errors=True)
-            os.replace(self.scored, self.kept)
+            replace_folder(self.scored, self.kept, "train")
         return score
 
     def finish(self, model: Path) -> None:
@@ -69,9 +67,7 @@ class Validation:
         assert self.best is not None
         score, batches = self.best
         console.print(f"model/ is the state after {batches} batches, the best on validation tasks: {100 * score:.1f} %")
-        to_disk(self.kept)
-        os.replace(self.kept, model)
-        to_disk(model.parent)
+        replace_folder(self.kept, model, "train")
         shutil.rmtree(self.scored, ignore_errors=True)
 
 
