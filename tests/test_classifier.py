@@ -16,6 +16,7 @@ from sklearn.utils import estimator_checks
 
 from builders import WORDS
 from maml_en_llm import InContextClassifier, predict
+from maml_en_llm.classifier import length_preferred
 from maml_en_llm.prediction.heads.tfidf_logistic import TfidfLogistic
 from maml_en_llm.prompts.demonstrations import fixed_demonstrations
 from maml_en_llm.starter import starter_model

@@ -95,7 +95,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(tmp_path: Path, monkeypat
     run(source, tmp_path / "whole.csv")
     calls: list[list[str]] = []
 
-    def failing(texts: list[str]) -> np.ndarray:
+    def failing(texts: list[str], options: Any = None) -> np.ndarray:
         calls.append(texts)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -115,7 +115,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(tmp_path: Path, monkeypat
 def test_a_run_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "ROWS_AT_ONCE", 5)
 
-    def stopping(texts: list[str]) -> np.ndarray:
+    def stopping(texts: list[str], options: Any = None) -> np.ndarray:
         signal.raise_signal(signal.SIGTERM)
         return scores(texts)
 
@@ -131,7 +131,7 @@ def test_what_another_command_left_is_not_used(changed: str, tmp_path: Path, mon
     monkeypatch.setattr(files, "ROWS_AT_ONCE", 5)
     source, calls = write(tmp_path / "in.csv", ROWS), []
 
-    def failing(texts: list[str]) -> np.ndarray:
+    def failing(texts: list[str], options: Any = None) -> np.ndarray:
         calls.append(texts)
         if len(calls) == 2:
             raise KeyboardInterrupt

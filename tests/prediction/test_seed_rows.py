@@ -174,7 +174,7 @@ def test_p111_the_budget_is_counted_and_the_head_learns_from_it(monkeypatch: pyt
     assert asked == [12]
     assert len(said) == 12
     assert set(said) <= set(pool)
-    alone = kind(learner="logistic", device="cpu").fit([*texts, *said], [*labels, *said.values()])
+    alone = kind(learner="logistic", demonstrations=18, device="cpu").fit([*texts, *said], [*labels, *said.values()])
     np.testing.assert_allclose(head.predict_proba(pool), alone.predict_proba(pool), atol=1e-6)
     assert head.score(pool, ["sour"] * 17 + ["sweet"] * 17) > 0.7
     with pytest.raises(ValueError, match="99 rows are to be chosen but only 34"):
