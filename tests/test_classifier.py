@@ -16,6 +16,7 @@ from sklearn.utils import estimator_checks
 
 from builders import WORDS
 from maml_en_llm import InContextClassifier, predict
+from maml_en_llm.classifier import length_preferred
 from maml_en_llm.prediction.heads.tfidf_logistic import TfidfLogistic
 from maml_en_llm.prompts.demonstrations import fixed_demonstrations
 from maml_en_llm.starter import starter_model
@@ -131,6 +132,18 @@ def test_one_label_for_nearly_all_rows_is_pointed_out() -> None:
     model = InContextClassifier(device="cpu", learner="majority").fit(texts, labels)
     with pytest.warns(UserWarning, match=r"is predicted for 72 of 72 rows, though 50 % .* learner"):
         model.predict(FRUIT[8:] * 6)
+
+
+def test_a_preference_for_the_longest_label_is_pointed_out() -> None:
+    length = {"no": 1, "perhaps so": 3}
+    many, few = ["perhaps so"] * 48 + ["no"] * 12, ["perhaps so", "no", "no"]
+    assert "the longest label, 'perhaps so', is predicted for 80 % of the rows, though 33 % of" in str(
+        length_preferred(many, few, length)
+    )
+    assert "the shortest label, 'no'" in str(length_preferred(["no"] * 60, few[:2], length))
+    assert length_preferred(many, ["perhaps so", "perhaps so", "no"], length) is None
+    assert length_preferred(many[:49], few, length) is None
+    assert length_preferred(many, few, {"no": 1, "perhaps so": 1}) is None
 
 
 def test_it_works_in_pipelines_and_searches(model_folder: Path) -> None:

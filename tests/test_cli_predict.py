@@ -81,6 +81,11 @@ def test_with_a_head_and_to_other_kinds(folder: Path, output: str) -> None:
         ("--input-file new.csv", "give --text-column NAME with --input-file"),
         ("--input-file new.csv --text-column message", "give --output FILE with --input-file"),
         ("--input x --output out.csv", "output is set but --input prints its prediction"),
+        ("--input x --options-column o", "options_column is a column of --input-file and takes the place of options"),
+        (
+            "--input-file new.csv --text-column message --output o.csv --options-column o",
+            "there is no column 'o'; the columns are id, message",
+        ),
         ("--input x --count 3", "choose=given does not read count"),
         ("--input x --choose random --options sour,bitter", "'sweet' is not among the options sour, bitter"),
         (
@@ -98,6 +103,22 @@ def test_what_cannot_be_meant(flags: str, message: str, folder: Path, capsys: py
     assert message in shown
     assert shown.count("\n") == 1
     assert {path.name for path in folder.iterdir()} == {"labelled.csv", "new.csv"}
+
+
+@pytest.mark.parametrize("learner", ["in-context", "logistic"])
+def test_options_of_each_row(learner: str, folder: Path) -> None:
+    rows = [("mango", "sour|sweet"), ("gnat", "sweet|sour"), ("plum", "bitter,sour")]
+    write_csv(folder / "choices.csv", ["message", "choices"], rows)
+    command = PREDICT.replace("new.csv", "choices.csv") + " --text-column message --output o.csv"
+    assert run(f"{command} --options-column choices --learner {learner}") == 0
+    model = InContextClassifier(device="cpu", learner=learner, choose="given")
+    labelled = read_csv(folder / "labelled.csv")
+    model.fit([row["text"] for row in labelled], [row["label"] for row in labelled])
+    options = [["sour", "sweet"], ["sweet", "sour"], ["bitter", "sour"]]
+    expected = model.scores([text for text, _ in rows], options)
+    for row, scores, some in zip(read_csv(folder / "o.csv"), expected, options, strict=True):
+        assert json.loads(row["scores"]) == pytest.approx(dict(zip(some, scores, strict=True)), abs=1e-4)
+        assert row["prediction"] == some[int(scores.argmin())]
 
 
 def test_one_input_with_chosen_demonstrations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import copy
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
@@ -24,7 +24,7 @@ from .hub import model_folder, pinned
 from .methods import method_of_model
 from .models import pick_device
 from .prediction.features import features_of, selection_with
-from .prediction.files import Predicted, predict_file
+from .prediction.files import Asked, Predicted, predict_file
 from .prediction.from_features import FromFeatures
 from .prediction.heads import head_type
 from .prediction.in_context import InContext
@@ -166,7 +166,16 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             [every[place] for place in scores.argmin(axis=1)], [e.output for e in bank]
         ):
             warnings.warn(f"{remark}; try calibrate=True, learner='logistic' or choose='nearest'", stacklevel=3)
+        elif remark := self._length_bias([every[place] for place in scores.argmin(axis=1)]):
+            warnings.warn(f"{remark}; give labels names of about the same length, or calibrate=True", stacklevel=3)
         return scores
+
+    def _length_bias(self, predicted: Sequence[str]) -> str | None:
+        """A sentence when a model in its context prefers the label that is longest, or shortest, in tokens."""
+        if self.learner != "in-context":
+            return None
+        length = {str(label): len(self._loaded().tokenizer(str(label))["input_ids"]) for label in self.classes_}
+        return length_preferred(predicted, [str(label) for _, label in self._examples], length)
 
     def adapt(
         self, lr: float = 1e-5, examples: int = 16, max_tokens: int = 256, seed: int = 100
@@ -303,20 +312,25 @@ def warn_of_cut_demonstrations(predictor: InContext, task: LabelledTask, queries
 
 
 def predict_to_file(
-    classifier: InContextClassifier, source: str | os.PathLike[str], output: str | os.PathLike[str], column: str
+    classifier: InContextClassifier,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    column: str,
+    options: str | None = None,
 ) -> Predicted:
     """Writes the rows of `source` with the predictions for the texts in `column` to `output` (prediction/files.py).
 
-    Prints what a user should know; ValueError for files that cannot be used.
+    options: the column of each row's options, where rows differ. Prints what a user should know; ValueError for files
+    that cannot be used.
     """
     said: set[str] = set()
 
-    def scores(texts: list[str]) -> np.ndarray:
+    def scores(texts: list[str], rows: list[list[str]]) -> Any:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found = classifier.scores(texts)
+            found = classifier.scores(texts, rows if options else None)
         for message in (str(warning.message) for warning in caught):
-            if "is predicted for" not in message and message not in said:  # that is said of the whole file
+            if " predicted for " not in message and message not in said:  # that is said of the whole file
                 console.print(message, markup=False)
                 said.add(message)
         return found
@@ -325,12 +339,14 @@ def predict_to_file(
     stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
     described = repr((sorted(classifier.get_params().items(), key=str), classifier._examples, stamp))
     labels = list(map(str, classifier.classes_))
-    done = predict_file(Path(source), Path(output), column, labels, scores, described)
+    done = predict_file(Path(source), Path(output), Asked(column, options), labels, scores, described)
     if done.bad:
         console.print(f"{done.bad} rows could not be predicted; {done.bad_rows} has them and the reasons", markup=False)
     predicted, known = list(done.counts.elements()), [str(label) for _, label in classifier._examples]
     if remark := one_label_for_nearly_all(predicted, known):
         console.print(f"{remark}; try --calibrate, --learner logistic or --choose nearest", markup=False)
+    elif options is None and (remark := classifier._length_bias(predicted)):
+        console.print(f"{remark}; give labels names of about the same length, or try --calibrate", markup=False)
     return done
 
 
@@ -343,6 +359,23 @@ def one_label_for_nearly_all(predicted: Sequence[str], labelled: Sequence[str]) 
     if len(predicted) < 50 or count < 0.95 * len(predicted) or share > 0.8:
         return None
     return f"{label!r} is predicted for {count} of {len(predicted)} rows, though {known} have it"
+
+
+def length_preferred(predicted: Sequence[str], labelled: Sequence[str], length: Mapping[str, int]) -> str | None:
+    """A sentence when the one longest, or shortest, label is predicted for at least 50 rows by 25 points more often
+    than those that are known have it."""
+    if len(predicted) < 50:
+        return None
+    for word, extreme in (("longest", max(length.values())), ("shortest", min(length.values()))):
+        those = [label for label, tokens in length.items() if tokens == extreme]
+        if len(those) == 1:
+            share, known = (list(some).count(those[0]) / len(some) for some in (predicted, labelled))
+            if share - known > 0.25:
+                return (
+                    f"the {word} label, {those[0]!r}, is predicted for {100 * share:.0f} % of the rows, though "
+                    f"{100 * known:.0f} % of the labelled texts have it"
+                )
+    return None
 
 
 @lru_cache(maxsize=2)

@@ -69,7 +69,7 @@ class Config:
 class TrainConfig(Config):
     """Keys of every training run; a method adds its own (methods/method.py)."""
 
-    FREE: ClassVar[frozenset[str]] = Config.FREE | {"checkpoint_every", "log_every", "keep_adapter"}
+    FREE: ClassVar[frozenset[str]] = Config.FREE | {"checkpoint_every", "log_every", "keep_adapter", "tensorboard"}
 
     collection: Path
     """Folder of NLP tasks."""
@@ -102,19 +102,29 @@ class TrainConfig(Config):
     last_blocks: int = 2
     """trainable=last_blocks: how many transformer blocks learn, with the final norm."""
 
+    validate_every: int = 0
+    """Batches between two scores on validation tasks; the state that scores best becomes model/ (0: the last does)."""
+    validate_setting: str | None = None
+    """Setting, or task, whose targets validate, on a fifth of their train examples; it must share no target with
+    `setting`. By default the training tasks do, on their dev or test examples."""
+    validate_examples: int = 50
+    """Most examples of each validation task."""
+
     device: str = "auto"
     """auto takes a GPU if there is one."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 computes under autocast; parameters and moments stay float32."""
     log_every: int = 20
     """Updates between two lines of metrics.jsonl."""
+    tensorboard: bool = False
+    """Write the lines of metrics.jsonl for TensorBoard, too, to tensorboard/ in the run directory."""
     checkpoint_every: int = 1000
     """Batches between two checkpoints (0: none but when interrupted)."""
 
     def check(self) -> None:
         super().check()
-        self.at_least(1, "batches", "batch_size", "log_every", "lora_rank", "last_blocks")
-        self.at_least(0, "checkpoint_every")
+        self.at_least(1, "batches", "batch_size", "log_every", "lora_rank", "last_blocks", "validate_examples")
+        self.at_least(0, "checkpoint_every", "validate_every")
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name, why in self.unread().items():
             if getattr(self, name) != defaults[name]:
@@ -125,7 +135,8 @@ class TrainConfig(Config):
         read = {"lora": "lora_rank", "last_blocks": "last_blocks"}
         unread = [name for trainable, name in read.items() if trainable != self.trainable]
         unread += ["keep_adapter"] if self.trainable != "lora" else []
-        return dict.fromkeys(unread, f"trainable={self.trainable}")
+        of_validation = () if self.validate_every else ("validate_setting", "validate_examples")
+        return dict.fromkeys(unread, f"trainable={self.trainable}") | dict.fromkeys(of_validation, "validate_every=0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +174,8 @@ class EvaluateConfig(Config):
     """The task's instruction at the head of its prompts; by default as the model was trained, else not."""
     learner: str = "in-context"
     """What predicts: the model in its context, or a head that learns from the same labelled examples:
-    distilled-logistic, logistic, majority, nearest, prototype, set-transformer, tfidf-logistic, tfidf-nearest,
-    uniform."""
+    distilled-logistic, logistic, majority, nearest, prototype, retrieval-prototype, set-transformer, tfidf-logistic,
+    tfidf-nearest; or uniform, which guesses."""
     choose: Choice | None = None
     """Which labelled examples precede an example; all but random never show it itself (docs/choosing.md). By default as
     the model was trained, else random."""
@@ -178,6 +189,9 @@ class EvaluateConfig(Config):
     """Subtract the score that an option has with the input "N/A" (PMI); direct only."""
     seeds: tuple[int, ...] = (100, 13, 21, 42, 87)
     """One draw of demonstrations each."""
+    order: Literal["drawn", "probed"] = "drawn"
+    """probed: of 24 orders of a prompt's demonstrations the one behind which predictions for unlabelled inputs of the
+    task are most even (GlobalE)."""
     orders: int = 1
     """In how many orders each draw is scored, to tell the spread over orders from that over choices. Scores are those
     of the first; the others are shuffled."""
@@ -209,14 +223,16 @@ class EvaluateConfig(Config):
         choose = self.choose or "random"
         if self.learner != "in-context":
             of_prompts = ("direction", "layout", "max_tokens", "max_tokens_per_example", "overflow", "instructions")
-            names = (*of_prompts, "calibrate", "orders", "bank", "tokens_per_forward")
+            names = (*of_prompts, "calibrate", "order", "orders", "bank", "tokens_per_forward")
             unread |= dict.fromkeys(names, f"learner={self.learner}")
         elif not needs_vectors(choose, self.choose_groups):
             unread |= {"layer": f"choose={choose}"}
         if choose not in ("bm25", "nearest"):
             unread |= dict.fromkeys(("bank", "choose_groups"), f"choose={choose}")
+        if self.order == "probed":
+            unread |= {"orders": "order=probed"}
         if self.demonstrations == 0:
-            unread |= {"choose": "demonstrations=0"}
+            unread |= dict.fromkeys(("choose", "order"), "demonstrations=0")
         return unread
 
 

@@ -41,6 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_command_of_the_best_row_predicts_what_was_scored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(COMPARE.split()) == 0
     shown = capsys.readouterr()

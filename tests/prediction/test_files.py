@@ -18,7 +18,7 @@ LABELS = ["no", "yes"]
 ROWS = [{"id": str(n), "message": f'text {n}, "quoted"\nand on' if n % 3 else f"text {n} é"} for n in range(12)]
 
 
-def scores(texts: list[str]) -> np.ndarray:
+def scores(texts: list[str], options: Any = None) -> np.ndarray:
     """Long texts are yes."""
     share = np.array([min(0.9, len(text) / 20) for text in texts])
     return -np.log(np.stack([1 - share, share], axis=1))
@@ -38,7 +38,9 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def run(source: Path, output: Path, column: str = "message", **changes: Any) -> files.Predicted:
-    return predict_file(source, output, column, LABELS, changes.get("scores", scores), changes.get("described", ""))
+    return predict_file(
+        source, output, files.Asked(column), LABELS, changes.get("scores", scores), changes.get("described", "")
+    )
 
 
 @pytest.mark.parametrize("read", files.SUFFIXES)
@@ -93,7 +95,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(tmp_path: Path, monkeypat
     run(source, tmp_path / "whole.csv")
     calls: list[list[str]] = []
 
-    def failing(texts: list[str]) -> np.ndarray:
+    def failing(texts: list[str], options: Any = None) -> np.ndarray:
         calls.append(texts)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -113,7 +115,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_file(tmp_path: Path, monkeypat
 def test_a_run_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "ROWS_AT_ONCE", 5)
 
-    def stopping(texts: list[str]) -> np.ndarray:
+    def stopping(texts: list[str], options: Any = None) -> np.ndarray:
         signal.raise_signal(signal.SIGTERM)
         return scores(texts)
 
@@ -129,7 +131,7 @@ def test_what_another_command_left_is_not_used(changed: str, tmp_path: Path, mon
     monkeypatch.setattr(files, "ROWS_AT_ONCE", 5)
     source, calls = write(tmp_path / "in.csv", ROWS), []
 
-    def failing(texts: list[str]) -> np.ndarray:
+    def failing(texts: list[str], options: Any = None) -> np.ndarray:
         calls.append(texts)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -176,3 +178,31 @@ def test_other_encodings_are_read(tmp_path: Path) -> None:
         (tmp_path / f"{encoding}.csv").write_text("message,b\ncafé,1\n", encoding=encoding)
         (place,) = read_rows(tmp_path / f"{encoding}.csv")
         assert place.row == {"message": "café", "b": "1"}
+
+
+@pytest.mark.parametrize("read", files.SUFFIXES)
+@pytest.mark.parametrize("written", files.SUFFIXES)
+def test_options_that_differ_by_row(read: str, written: str, tmp_path: Path) -> None:
+    listed = read in (".jsonl", ".parquet")
+    options = [["a", "bb"], ["bb", "ccc", "d"], ["a"], ["d", "d"]]
+    rows = [{"message": f"m{n}", "choices": some if listed else " | ".join(some)} for n, some in enumerate(options)]
+    asked = files.Asked("message", "choices")
+
+    def longest(texts: list[str], options: list[list[str]]) -> list[list[float]]:
+        return [[1.0 / len(option) for option in some] for some in options]
+
+    done = predict_file(write(tmp_path / f"in{read}", rows), tmp_path / f"out{written}", asked, LABELS, longest, "")
+    found = [place.row or {} for place in read_rows(tmp_path / f"out{written}")]
+    assert [row["prediction"] for row in found] == ["bb", "ccc"]
+    assert json.loads(found[0]["scores"]) == {"a": 1.0, "bb": 0.5}
+    assert done.bad == 2
+    reasons = [json.loads(line)["reason"] for line in done.bad_rows.read_text().splitlines()]
+    assert reasons == ["has not two different options or more in 'choices'"] * 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [('["a, b", "c"]', ["a, b", "c"]), ("a|b, c", ["a", "b, c"]), ("a, b", ["a", "b"]), ("", []), (None, []), (7, [])],
+)
+def test_how_options_are_written_in_a_cell(cell: Any, options: list[str]) -> None:
+    assert files._listed(cell) == options

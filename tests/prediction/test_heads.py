@@ -12,6 +12,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
+from maml_en_llm.prediction.guessing import Guessing
 from maml_en_llm.prediction.heads import head_names, head_type
 from maml_en_llm.prediction.heads.distilled_logistic import DistilledLogistic
 from maml_en_llm.prediction.heads.head import UNSEEN, centred
@@ -22,7 +23,8 @@ from maml_en_llm.prediction.heads.prototype import Prototype
 from maml_en_llm.prediction.heads.set_transformer import Network, SetTransformer
 from maml_en_llm.prediction.heads.tfidf_logistic import TfidfLogistic
 from maml_en_llm.prediction.heads.tfidf_nearest import TfidfNearest
-from maml_en_llm.prediction.heads.uniform import Uniform
+from maml_en_llm.prediction.predictor import LabelledTask
+from maml_en_llm.tasks.collection import Example
 
 ALL = [
     SetTransformer(Network(5, classes=4, hidden=16).eval()) if kind is SetTransformer else kind()
@@ -139,9 +141,8 @@ def test_scores_are_negative_log_probabilities_whatever_the_order(
 def test_a_class_without_an_example_comes_last(head: Any) -> None:
     support, labels, queries = data(2)
     found = scores(head, support, 2 * labels, queries, 4)
-    if not isinstance(head, Uniform):
-        assert (found[:, [1, 3]] == UNSEEN).all()
-        assert (found[:, [0, 2]] < UNSEEN).all()
+    assert (found[:, [1, 3]] == UNSEEN).all()
+    assert (found[:, [0, 2]] < UNSEEN).all()
     only = scores(head, support, 0 * labels, queries, 2)
     assert (only.argmin(axis=1) == 0).all()
 
@@ -162,3 +163,14 @@ def test_a_head_is_known_by_the_name_of_its_file() -> None:
     assert isinstance(head_type("tfidf-logistic")(), TfidfLogistic)
     with pytest.raises(ValueError, match=r"learner is 'logistics'; it must be one of in-context, .*logistic"):
         head_type("logistics")
+
+
+def test_guessing_is_drawn_for_each_task_input_and_seed() -> None:
+    task, other = LabelledTask("a", []), LabelledTask("b", [])
+    examples = [Example(f"text {number}", "x", ("x", "y", "z")) for number in range(600)]
+    found = np.array(Guessing().scores(task, examples, 100))
+    shares = np.bincount(found.argmin(axis=1), minlength=3) / 600
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.06)  # three standard errors
+    np.testing.assert_array_equal(Guessing().scores(task, examples[300:], 100), found[300:])
+    for draw in (Guessing().scores(task, examples, 13), Guessing().scores(other, examples, 100)):
+        assert 0.25 < (np.array(draw).argmin(axis=1) == found.argmin(axis=1)).mean() < 0.42

@@ -179,6 +179,7 @@ def predict(
     label_column: str | None = None,
     output: Path | None = None,
     options: str | None = None,
+    options_column: str | None = None,
     instruction: str | None = None,
     choose: Choice | Literal["given"] = "given",
     count: int = 16,
@@ -201,6 +202,7 @@ def predict(
         label_column: Column of the labels in --demonstrations.
         output: File for the rows of --input-file with their predictions, of any of these kinds.
         options: Possible outputs, separated by commas; by default those of the demonstrations.
+        options_column: Column of each row's options in --input-file, where they differ: a list, or separated by | or ,.
         instruction: A sentence that says what to do; for models that were trained with instructions.
         choose: Which demonstrations a prompt shows: given is all in their order; see docs/choosing.md.
         count: How many of them, where they are chosen.
@@ -237,8 +239,10 @@ def predict(
     named = dict.fromkeys(e.output for e in examples) if options is None else [o.strip() for o in options.split(",")]
     if len(set(named)) < max(2, len(named)) or not all(option.strip() for option in named):
         raise ValueError(f"options are {', '.join(named) or 'empty'}; give at least two, all different and none empty")
+    if options_column is not None and (options is not None or input_file is None):
+        raise ValueError("options_column is a column of --input-file and takes the place of options; leave one out")
     if input_file is not None:
-        _predict_rows(model, examples, list(named), input_file, text_column, output, chosen)
+        _predict_rows(model, examples, list(named), input_file, (text_column, options_column), output, chosen)
         return
     if text_column and of_table is None:
         raise ValueError("text_column is set but no table is read; leave it out")
@@ -265,18 +269,19 @@ def _predict_rows(
     examples: list[Any],
     options: list[str],
     source: Path,
-    column: str | None,
+    columns: tuple[str | None, str | None],
     output: Path | None,
     chosen: dict[str, Any],
 ) -> None:
     from ..classifier import predict_to_file
-    from ..prediction.files import check_columns, check_files
+    from ..prediction.files import Asked, check_columns, check_files
 
+    column, own = columns
     if column is None or output is None:
         raise ValueError(f"give --{'text-column NAME' if column is None else 'output FILE'} with --input-file")
     check_files(source, output)
-    check_columns(source, column, ())
-    done = predict_to_file(_classifier(model, examples, options, chosen), source, output, column)
+    check_columns(source, Asked(column, own), options)
+    done = predict_to_file(_classifier(model, examples, options, chosen), source, output, column, own)
     for label, count in done.counts.most_common():
         console.print(f"  {count:8}  {label}", markup=False)
     print(output)

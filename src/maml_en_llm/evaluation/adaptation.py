@@ -18,7 +18,7 @@ from ..bilevel.steps import Tensors
 from ..config import AdaptConfig
 from ..files import check_output, only_writer
 from ..models import PromptLoss, trainable_parameters
-from ..progress import stop_on_signal, track
+from ..progress import console, stop_on_signal, track
 from ..prompts.batches import Batch
 from ..prompts.demonstrations import draw_indices
 from ..prompts.layout import EncodedPrompt, PromptFormat
@@ -80,8 +80,11 @@ def _adapt(config: AdaptConfig) -> Results:
     for store in (before, after):
         store.write()
     write_results(config.output, results)
+    notes = job.remarks(after, results)
     for store in (before, after):
         store.forget()
+    for note in notes:
+        console.print(f"note: {note}", markup=False)
     return results
 
 

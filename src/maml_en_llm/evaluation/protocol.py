@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from ..models import pick_device
 from ..names import public_name
 from ..prediction.features import Features, features_of, selection_with
 from ..prediction.from_features import FromFeatures
+from ..prediction.guessing import Guessing
 from ..prediction.heads import head_type
 from ..prediction.predictor import LabelledTask, LoadedModel, Predictor
 from ..prediction.scoring import check_finite
@@ -134,11 +136,14 @@ class Evaluation:
         config = self.config
         check_context(self.model.network, self.style.format.max_tokens, config.model)
         select = selection_with(self.model, self.choose, config.choose_groups, self.layer)
-        return self.method.predictor(self.model, self.style, select=select, calibrate=config.calibrate)
+        options: dict[str, Any] = {"probe": True} if config.order == "probed" else {}
+        return self.method.predictor(self.model, self.style, select=select, calibrate=config.calibrate, **options)
 
     def head(self) -> Predictor:
-        """A head on the labelled examples that a prompt would show."""
+        """A head on the labelled examples that a prompt would show, or guessing."""
         config, count = self.config, self.style.demonstrations
+        if config.learner == "uniform":
+            return Guessing()
         head = head_type(config.learner)()
         if not count:
             raise ValueError(f"demonstrations is 0 but learner={config.learner} learns from them; give at least one")
@@ -221,6 +226,7 @@ class Evaluation:
         told = self.method.label(style) if config.learner == "in-context" else head_label(config.learner)
         if config.choose is not None and {config.choose, self.method.choose_at_test} != {"random"}:
             told += f", {config.choose}" + (" of all tasks" if config.bank == "all" else "")
+        told += ", probed order" if config.order == "probed" else ""
         return Row(
             label=config.label or (f"{told} + PMI" if config.calibrate else told),
             training=made.training if made else None,
@@ -292,7 +298,7 @@ def target_data_hash(config: EvaluateConfig, collection: Collection) -> str:
     setting = collection.setting(config.setting)
     tasks = data_hash(collection, getattr(setting, config.subset), instructions=True)
     read = [setting.unseen_domain_test, tasks]
-    if config.bank == "all" or config.learner == "set-transformer":
+    if config.bank == "all" or config.learner in ("set-transformer", "retrieval-prototype"):
         read.append(data_hash(collection, setting.train, ("train",)))
     return digest(read)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Mapping
@@ -109,8 +110,12 @@ class TrainableModel:
 
         With `adapter_of` it is a PEFT folder instead.
         """
-        adapter = Adapter(self.network, self.adapter_of) if self.adapter_of is not None else None
-        save_model(adapter or merge_trained(self.network), self.tokenizer, folder, files)
+        if self.adapter_of is not None:
+            save_model(Adapter(self.network, self.adapter_of), self.tokenizer, folder, files)
+            return
+        adapted = hasattr(self.network, "merge_and_unload")  # which takes apart what it merges, and training may go on
+        network = copy.deepcopy(self.network) if adapted else self.network
+        save_model(merge_trained(network), self.tokenizer, folder, files)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Predicting every row of a file: CSV, TSV, JSON lines or Parquet in, any of them out, read and written as a stream.
 
-OUTPUT                      the rows with `prediction`, `probability` and a column `score_LABEL` for each label
+OUTPUT                      the rows with `prediction`, `probability` and a column `score_LABEL` for each label, or
+                            a column `scores` with a JSON object, where options differ by row
 OUTPUT.bad-rows.jsonl       rows that cannot be predicted, each with its place and the reason
 OUTPUT.unfinished.jsonl     scores as they come: a run that was stopped goes on from there, then they go
 """
@@ -20,8 +21,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from .. import names
 from ..files import content_hash, write_text, writing
@@ -51,41 +50,74 @@ class Predicted:
     bad_rows: Path
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a row: the text in `column`, and its options in `options` if they differ by row."""
+
+    column: str
+    options: str | None = None
+
+    def of(self, place: Place, labels: Sequence[str]) -> tuple[tuple[str, list[str]] | None, str]:
+        """The text and the options of a row, else None and what is wrong."""
+        text, problem = _text(place, self.column)
+        if text is None or place.row is None:
+            return None, problem
+        if self.options is None:
+            return (text, list(labels)), ""
+        found = _listed(place.row.get(self.options))
+        if len(set(found)) < len(found) or len(found) < 2:
+            return None, f"has not two different options or more in {self.options!r}"
+        return (text, found), ""
+
+    def new_columns(self, labels: Sequence[str]) -> list[str]:
+        scores = [f"score_{label}" for label in labels] if self.options is None else ["scores"]
+        return ["prediction", "probability", *scores]
+
+
+def _listed(value: Any) -> list[str]:
+    """Options from a list, or from a text that is a JSON list or has | or commas between them."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = value.split("|" if "|" in value else ",")
+    return [text for option in value if (text := str(option).strip())] if isinstance(value, list) else []
+
+
 def predict_file(
     source: Path,
     output: Path,
-    column: str,
+    asked: Asked,
     labels: Sequence[str],
-    scores: Callable[[list[str]], np.ndarray],
+    scores: Callable[[list[str], list[list[str]]], Sequence[Sequence[float]]],
     described: str,
 ) -> Predicted:
-    """Predicts the texts in `column` of every row of `source` and writes `output`, whole or not at all.
+    """Predicts every row of `source` and writes `output`, whole or not at all.
 
-    scores: texts -> negative log-probabilities of the labels [texts, labels], called on the same groups of rows
-    whenever the run was stopped. described: all that decides on the scores but the file; what a stopped run left is
-    used when it and the file are the same. Raises ValueError for files that cannot be read or must not be written, and
-    KeyboardInterrupt when stopped.
+    scores: texts and their options -> for each text the negative log-probabilities of its options, called on the same
+    groups of rows whenever the run was stopped. described: all that decides on the scores but the file; what a stopped
+    run left is used when it and the file are the same. Raises ValueError for files that cannot be read or must not be
+    written, and KeyboardInterrupt when stopped.
     """
-    new = ["prediction", "probability", *(f"score_{label}" for label in labels)]
     check_files(source, output)
-    total = check_columns(source, column, new)
+    total = check_columns(source, asked, labels)
     unfinished = beside(output, "unfinished")
-    stamp = {"of": hashlib.sha256(repr((content_hash(source), column, list(labels), described)).encode()).hexdigest()}
+    stamp = {"of": hashlib.sha256(repr((content_hash(source), asked, list(labels), described)).encode()).hexdigest()}
     kept = _unfinished(unfinished, stamp)
-    texts = (_text(place, column)[0] for place in read_rows(source))
-    good = (text for text in texts if text is not None)
+    queries = (asked.of(place, labels)[0] for place in read_rows(source))
+    good = (query for query in queries if query is not None)
     with track("predict", total, "rows", done=kept) as progress, stop_on_signal() as stop:
         for _ in islice(good, kept):
             pass
         with writing(unfinished), unfinished.open("a", encoding="utf-8") as file:
             while part := list(islice(good, ROWS_AT_ONCE)):
-                found = np.asarray(scores(part))
+                found = scores([text for text, _ in part], [options for _, options in part])
                 file.write("".join(json.dumps([round(float(s), 6) for s in row]) + "\n" for row in found))
                 file.flush()
                 progress.advance(len(part))
                 if stop.requested and progress.done < total:
                     raise KeyboardInterrupt("stopped; the same command continues where it was")
-    done = _write(source, output, column, labels, new, unfinished)
+    done = _write(source, output, asked, labels, unfinished)
     unfinished.unlink()
     return done
 
@@ -110,21 +142,24 @@ def beside(output: Path, what: str) -> Path:
     return output.with_name(f"{output.name}.{what}.jsonl")
 
 
-def check_columns(source: Path, column: str, new: Sequence[str]) -> int:
-    """How many rows have a text; ValueError when none has, or the columns do not do."""
+def check_columns(source: Path, asked: Asked, labels: Sequence[str]) -> int:
+    """How many rows can be predicted; ValueError when none can, or the columns do not do."""
     columns: dict[str, None] = {}
     good, first = 0, ""
     for place in read_rows(source):
         columns |= dict.fromkeys(place.row or ())
-        text, problem = _text(place, column)
-        good += text is not None
+        query, problem = asked.of(place, labels)
+        good += query is not None
         first = first or (f"; the first, {source}:{place.number}, {problem}" if problem else "")
-    if columns and column not in columns:
-        raise ValueError(f"{source}: there is no column {column!r}; the columns are {', '.join(columns)}")
-    if taken := [name for name in new if name in columns]:
+    for name in (asked.column, asked.options):
+        if columns and name is not None and name not in columns:
+            raise ValueError(f"{source}: there is no column {name!r}; the columns are {', '.join(columns)}")
+    if taken := [name for name in asked.new_columns(labels) if name in columns]:
         raise ValueError(f"{source}: has a column {taken[0]!r} already, which predictions go to; rename it")
     if not good:
-        raise ValueError(f"{source}: no row has a text in {column!r}{first}")
+        raise ValueError(
+            f"{source}: no row has a text in {asked.column!r}{' and options' if asked.options else ''}{first}"
+        )
     return good
 
 
@@ -239,10 +274,9 @@ def _unfinished(path: Path, stamp: Row) -> int:
     return 0
 
 
-def _write(
-    source: Path, output: Path, column: str, labels: Sequence[str], new: Sequence[str], unfinished: Path
-) -> Predicted:
+def _write(source: Path, output: Path, asked: Asked, labels: Sequence[str], unfinished: Path) -> Predicted:
     """Writes the output and the bad rows from the scores in `unfinished`."""
+    new = asked.new_columns(labels)
     counts: Counter[str] = Counter()
     bad_rows = beside(output, "bad-rows")
     new_files = [names.unfinished(path) for path in (output, bad_rows)]
@@ -254,17 +288,19 @@ def _write(
             next(scored)
             add = stack.enter_context(_Writer(new_files[0], output.suffix.lower(), source, new))
             for place in read_rows(source):
-                text, problem = _text(place, column)
-                if text is None:
+                query, problem = asked.of(place, labels)
+                if query is None:
                     bad += 1
                     kept = {"row": place.row} if place.row is not None else {}
                     aside.write(json.dumps({"place": place.number, "reason": problem} | kept, default=str) + "\n")
                     continue
                 assert place.row is not None
                 found = json.loads(next(scored))
-                best = min(range(len(labels)), key=found.__getitem__)
-                counts[labels[best]] += 1
-                values = [labels[best], round(math.exp(-found[best]), 6), *found]
+                options = query[1]
+                best = min(range(len(options)), key=found.__getitem__)
+                counts[options[best]] += 1
+                each = found if asked.options is None else [json.dumps(dict(zip(options, found, strict=True)))]
+                values = [options[best], round(math.exp(-found[best]), 6), *each]
                 add(place.row | dict(zip(new, values, strict=True)))
         os.replace(new_files[0], output)
         if bad:
@@ -338,7 +374,8 @@ class _Writer:
         if self.source.suffix.lower() == ".parquet":
             schema = pyarrow.parquet.read_schema(self.source)
             for place, name in enumerate(self.new):
-                schema = schema.append(arrow.field(name, arrow.string() if place == 0 else arrow.float64()))
+                text = place == 0 or name == "scores"
+                schema = schema.append(arrow.field(name, arrow.string() if text else arrow.float64()))
             return schema
         return arrow.Table.from_pylist([dict.fromkeys(self.columns) | row for row in self.waiting]).schema
 

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ..prompts.demonstrations import Random, Select, check_bank, queries_by_demonstrations
+import numpy as np
+from scipy.stats import entropy
+
+from ..prompts.demonstrations import (
+    AsGiven,
+    Random,
+    Select,
+    candidate_orders,
+    check_bank,
+    queries_by_demonstrations,
+)
 from ..prompts.layout import EncodedTarget, PromptFormat
 from ..prompts.style import PromptStyle
 from ..tasks.collection import Example
+from ..tasks.seeds import random_generator
 from .predictor import LabelledTask, LoadedModel
 from .scoring import Scorer
+
+ORDERS, PROBES = 24, 16  # of a probe of orders
 
 
 @dataclass
@@ -18,13 +31,16 @@ class InContext:
     """Scores are mean negative log-likelihoods in nats per token of the option (direct) or of the input (channel).
 
     style: how prompts look. select: which demonstrations an example gets. calibrate: subtract the score that an option
-    has with the input "N/A" (Holtzman et al., EMNLP 2021).
+    has with the input "N/A" (Holtzman et al., EMNLP 2021). probe: show demonstrations in the order behind which the
+    predicted labels of probes, other inputs of the bank, are most even: of 24 orders that with the highest entropy
+    (GlobalE, Lu et al., ACL 2022). No label of a probe is read.
     """
 
     model: LoadedModel
     style: PromptStyle
     select: Select = field(default_factory=Random)
     calibrate: bool = False
+    probe: bool = False
 
     def labels_used(self, task: LabelledTask) -> int:
         return self.select.labels_used(task.bank, self.style.demonstrations) if self.style.demonstrations else 0
@@ -35,6 +51,8 @@ class InContext:
         form = form.behind(head)
         found: list[list[float]] = [[] for _ in examples]
         for shown, members in self._groups(task, examples, seed, order).items():
+            if self.probe and len({example.options for example in examples}) == 1:
+                shown = self.probed(task, shown, examples[0].options, seed)
             demonstrations = [task.bank[index] for index in shown]
             prefix = form.encode_demonstrations(tokenizer, demonstrations, first=not head)
             first = not demonstrations and not head
@@ -51,6 +69,20 @@ class InContext:
             for index, row in zip(members, values, strict=True):
                 found[index] = row
         return found
+
+    def probed(self, task: LabelledTask, shown: Sequence[int], options: tuple[str, ...], seed: int) -> tuple[int, ...]:
+        """`shown` in the order with the highest entropy of the probes' predicted labels; of equals the first."""
+        others = [index for index in range(len(task.bank)) if index not in set(shown)] or list(shown)
+        drawn = random_generator("probes", task.name, seed).permutation(len(others))[:PROBES]
+        probes = [Example(task.bank[others[place]].input, options[0], options) for place in drawn]
+        entropies, orders = [], candidate_orders(len(shown), ORDERS, task.name, seed)
+        for order in orders:
+            bank = [task.bank[shown[place]] for place in order]
+            plain = replace(self, select=AsGiven(), style=replace(self.style, demonstrations=len(bank)), probe=False)
+            scores = plain.scores(LabelledTask(task.name, bank, task.instruction), probes, seed)
+            shares = np.bincount([int(np.argmin(row)) for row in scores], minlength=len(options)) / len(probes)
+            entropies.append(round(float(entropy(shares)), 9))
+        return tuple(shown[place] for place in orders[int(np.argmax(entropies))])
 
     def _groups(
         self, task: LabelledTask, examples: Sequence[Example], seed: int, order: int

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -99,6 +101,14 @@ def reordered(shown: Sequence[int], task: str, seed: int, order: int) -> list[in
     if not order:
         return list(shown)
     return [int(index) for index in random_generator("order", task, seed, order).permutation(shown)]
+
+
+def candidate_orders(count: int, most: int, *key: int | str) -> list[list[int]]:
+    """All orders of `count` things if they are at most `most`, else as many drawn from `key`, the first as they are."""
+    if math.factorial(count) <= most:
+        return [list(order) for order in permutations(range(count))]
+    drawn = [random_generator("order", *key, number).permutation(count) for number in range(1, most)]
+    return [list(range(count)), *([int(place) for place in order] for order in drawn)]
 
 
 def queries_by_demonstrations(

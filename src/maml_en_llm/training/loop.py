@@ -36,6 +36,9 @@ from ..tasks.limited import limited
 from .checkpoint import DATA_CHANGED, RunDirectory
 from .model_card import provenance_files
 from .record import Measurement, data_hash
+from .remarks import moved_nothing
+from .tensorboard import Board
+from .validation import Validation
 
 
 def train(config: Method, resume: bool = False, data_corrected: bool = False) -> Path:
@@ -78,6 +81,12 @@ def _train(config: Method, resume: bool, data_corrected: bool, processes: Proces
         raise ValueError(f"{run.record}: {DATA_CHANGED}")
     model = trainable_model(config, device, processes)
     learner = config.learner(model, training_batches(config, collection, model.tokenizer))
+    validation = Validation(config, collection, setting) if config.validate_every else None
+    trained = sum(parameter.numel() for parameter in model.parameters.values())
+    losses: list[float] = []
+
+    def files() -> dict[str, str]:
+        return provenance_files(config, collection, setting, trained, record.now())
 
     group = config.batches_per_update
     updates = config.batches // group
@@ -89,6 +98,9 @@ def _train(config: Method, resume: bool, data_corrected: bool, processes: Proces
     processes.copy_(learner.state_dict(), device)
     record.goes_on_after(seen)
     record.write()
+    if validation:
+        validation.restore(run.extra)
+    board = Board(config.output, seen) if config.tensorboard else None
     first, saved_at, started = seen // group, seen, time.monotonic()
     with track(config.name, updates * group, "batches", done=seen) as progress, stop_on_signal() as stop:
         for update in range(first, updates):
@@ -101,28 +113,38 @@ def _train(config: Method, resume: bool, data_corrected: bool, processes: Proces
             except Exception as error:
                 whole = before == [tensor._version for tensor in state.values()]
                 if whole and seen > saved_at and not isinstance(error, OSError):
-                    run.save(seen, state)
+                    run.save(seen, state, validation.extra if validation else {})
                     record.write()
                     console.print(f"an error after {seen} batches; they are in a checkpoint, and --resume goes on")
                 raise
 
             seen = (update + 1) * group
             progress.advance(group, f"loss {figures['loss']:.3f}")
+            losses.append(figures["loss"])
+            if validation and validation.due(seen, updates * group):
+                figures, logged = {**figures, "validation_score": validation.measure(learner, files, seen)}, True
             if logged:
-                run.log({"batches": seen, **figures, "seconds": time.monotonic() - started})
+                figures = {"batches": seen, **figures, "seconds": time.monotonic() - started}
+                run.log(figures)
+                if board:
+                    board.show(figures)
             due = config.checkpoint_every and seen - saved_at >= config.checkpoint_every
             stopped = processes.any(stop.requested, device)
             if (due or stopped) and seen < updates * group:
-                run.save(seen, learner.state_dict())
+                run.save(seen, learner.state_dict(), validation.extra if validation else {})
                 record.write()
                 saved_at = seen
             if stopped and seen < updates * group:
                 raise KeyboardInterrupt(f"stopped after {seen} batches; add --resume to the command to continue")
 
-    trained = sum(parameter.numel() for parameter in model.parameters.values())
     record.write()
-    learner.save(run.model, provenance_files(config, collection, setting, trained, record.now()))
+    if validation:
+        validation.finish(run.model)
+    else:
+        learner.save(run.model, files())
     run.finish()
+    if "trainable" not in config.unread() and (remark := moved_nothing(losses)):
+        console.print(f"note: {remark}", markup=False)
     return run.model
 
 
