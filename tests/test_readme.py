@@ -61,7 +61,7 @@ def test_own_data_commands_run(own_data: Path, capsys: pytest.CaptureFixture[str
         assert program == "maml-en-llm"
         assert main(words) == 0, capsys.readouterr().err
     assert (own_data / "runs/mine/model/model.safetensors").is_file()
-    assert json.loads((own_data / "results/mine.json").read_text())["summary"]["test"]["tasks"] == 1
+    assert json.loads((own_data / "compare/validation/mine--random.json").read_text())["summary"]["test"]["tasks"] == 1
     assert {"good", "bad"} & set(capsys.readouterr().out.split())
 
 
