@@ -18,8 +18,8 @@ from selenium.webdriver.chrome.service import Service
 
 HERE = Path(__file__).parent
 PORT = 8799
-INPUTS = "The pasta was delicious.\nThe tea was cold and the staff were rude."
-TABLE = "id,text\n1,A wonderful garden.\n2,The room was dirty.\n"
+INPUTS = "a pigeon\na herring"
+TABLE = "id,text\n1,an owl\n2,a cod\n"
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ from .sources.reading import detect_delimiter
 
 Pair = tuple[str, str]  # input and label
 FIRST: tuple[Pair, ...] = (
-    ("The soup was wonderful.", "good"),
-    ("The bread was stale.", "bad"),
-    ("A lovely evening.", "good"),
-    ("We waited for an hour and left hungry.", "bad"),
+    ("a robin", "bird"),
+    ("a salmon", "fish"),
+    ("a sparrow", "bird"),
+    ("a trout", "fish"),
 )
 LONGEST_PASTE = 2_000_000  # characters
 MOST_INPUTS = 100
