@@ -324,6 +324,7 @@ def compare(
     model: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     demonstrations: int = 16,
     max_examples: int = 200,
+    max_tokens: int | None = None,
     device: str = "auto",
 ) -> None:
     """Score what the product offers, cheap rows first, and name the best with the command that predicts with it.
@@ -336,16 +337,13 @@ def compare(
             Heads read the vectors of the first.
         demonstrations: Labelled examples of the rows that use few.
         max_examples: Score only the first N held-out examples of each task.
+        max_tokens: Longest prompt; for models that read less than 1,024 tokens.
         device: auto takes a GPU if there is one.
     """
     from ..experiments.compare import compare as run
 
-    models = model or ("starter",)
-    print(
-        run(
-            collection, setting, output, models, demonstrations=demonstrations, max_examples=max_examples, device=device
-        )
-    )
+    given: dict[str, Any] = {"demonstrations": demonstrations, "max_examples": max_examples, "max_tokens": max_tokens}
+    print(run(collection, setting, output, model or ("starter",), device=device, **given))
 
 
 def demo(

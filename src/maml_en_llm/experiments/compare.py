@@ -50,9 +50,9 @@ class Candidate:
         return "".join(c if c.isalnum() else "-" for c in self.name) + ".json"
 
 
-def candidates(models: Sequence[str], few: int, every: int) -> list[Candidate]:
+def candidates(models: Sequence[str], few: int, every: int, max_tokens: int | None = None) -> list[Candidate]:
     """The rows, cheap ones first, with `few` labelled examples and with all, `every`, of them. Heads that read vectors
-    take those of the first model."""
+    take those of the first model; max_tokens: of prompts."""
     rows = []
     for count, words, flags in ((few, f"{few} labels", f" --choose random --count {few}"), (every, "all labels", "")):
         for learner in CHEAP:
@@ -61,7 +61,7 @@ def candidates(models: Sequence[str], few: int, every: int) -> list[Candidate]:
     choices: tuple[Choice, ...] = ("random", "balanced", "diverse", "nearest")
     for model, name in zip(models, model_names(models), strict=True):
         for choose in choices:
-            keys = {"model": model, "choose": choose, "demonstrations": few}
+            keys = {"model": model, "choose": choose, "demonstrations": few, "max_tokens": max_tokens}
             flags, work = f"--choose {choose} --count {few}", 5.0
             if choose == "nearest":
                 keys["choose_groups"], work = GROUPS, 20.0
@@ -92,6 +92,7 @@ class Comparison:
         *,
         demonstrations: int = 16,
         max_examples: int | None = 200,
+        max_tokens: int | None = None,
         seeds: Sequence[int] = SEEDS,
         device: str = "auto",
     ) -> None:
@@ -114,7 +115,7 @@ class Comparison:
         few = min(demonstrations, *sizes)
         if few < demonstrations:
             console.print(f"{few} labelled examples instead of {demonstrations}: the smallest task has no more")
-        self.rows = candidates(self.models, few, max(sizes))
+        self.rows = candidates(self.models, few, max(sizes), max_tokens)
 
     def _check_models(self, setting: str) -> None:
         """ValueError for a model that is not there, or that was trained on what it would be scored on."""
