@@ -24,7 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class Batches:
-    """Prompts of unlike answers, by number: five or, fewer than four processes can share, two."""
+    """Prompts of unlike answers, by number: five or, fewer than three processes can share, two."""
 
     def batch(self, number: int) -> Batch:
         batch = random_batch(torch.Generator().manual_seed(number), prompts=5 if number % 2 else 2)

@@ -170,7 +170,7 @@ def test_yaml_gives_defaults_that_flags_override(
     ("text", "message"),
     [
         ("learning_rate: 1", "unknown key 'learning_rate'; known keys are "),
-        ("method: metaicl\ncopies: 2", "unknown key 'copies'; known keys are adam_betas"),
+        ("method: metaicl\ncopies: 2", "unknown key 'copies'; known keys are accumulate, adam_betas"),
         ("lr: fast", "lr is 'fast'; it must be a number"),
     ],
 )

@@ -77,7 +77,10 @@ def test_every_published_configuration_loads(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rate: 1", r"config\.yaml: unknown key 'learning_rate'; known keys are adam_betas, .*, lr,"),
+        (
+            "learning_rate: 1",
+            r"config\.yaml: unknown key 'learning_rate'; known keys are adam_betas, .*, lr,",
+        ),
         ("- lr", "must hold keys and values"),
         ("lr: [", "not valid YAML"),
         ("lr: fast", r"config\.yaml: lr is 'fast'; it must be a number"),

@@ -16,6 +16,7 @@ from maml_en_llm.tasks.collection import problems_of_record
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+ELSEWHERE = "by-anything"  # its Python is run by tests/bilevel/test_by_anything.py
 SMALLER = {"openai-community/gpt2": "tiny", "--batches 2000": "--batches 8 --device cpu"}
 
 
@@ -70,7 +71,7 @@ def test_the_readmes_line_is_a_good_example() -> None:
     assert problems_of_record(json.loads(line), "reviews") == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != ELSEWHERE], ids=lambda page: page.name)
 @pytest.mark.slow
 def test_python_runs(page: Path, own_data: Path) -> None:
     names: dict[str, object] = {}  # a page is read from top to bottom

@@ -301,7 +301,7 @@ def test_the_reference_is_the_engine() -> None:
 def test_the_examples_of_the_page_do_what_it_says() -> None:
     page = (Path(__file__).parents[2] / "docs" / "by-anything.md").read_text(encoding="utf-8")
     code = "".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))
-    environment = os.environ | {"PYTHONPATH": str(Path(maml_en_llm.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(maml_en_llm.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-c", code]  # in a process of its own, where types are not checked at every call
     printed = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     numbers = [float(number) for number in re.findall(r"-?\d+\.\d+", printed)]

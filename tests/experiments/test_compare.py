@@ -99,7 +99,7 @@ def test_every_command_runs(folder: Path) -> None:
         ("--demonstrations 0", "demonstrations is 0; it must be at least 1"),
         ("--max-examples 0", "max_examples is 0; it must be at least 1"),
         ("--setting nothing", "there is no setting 'nothing'; known settings: s"),
-        ("--model runs/a/model", "--model runs/a/model does not exist"),
+        ("--model runs/a/model", "cannot load a model from runs/a/model: there is no such folder"),
         ("--output c/data/fur/test.jsonl", "--output c/data/fur/test.jsonl is a file"),
     ],
 )

@@ -93,6 +93,7 @@ def test_rows_are_trained_scored_and_reported_once(reproduction: Reproduction) -
     assert results["provenance"]["config"]["lr"] == results["provenance"]["config"]["inner_lr"] == 1e-3
     measured = {
         "data_changes",
+        "model_commit",
         "config_hash",
         "manifest_hash",
         "code_version",

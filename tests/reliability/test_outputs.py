@@ -145,7 +145,7 @@ def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:
         words = [
             "predict",
             "--model",
-            nothing,
+            "starter",
             "--demonstrations",
             shown,
             "--input-file",

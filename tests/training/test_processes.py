@@ -39,7 +39,7 @@ def torchrun(count: int, *words: str | Path) -> subprocess.Popen[str]:
 
 
 def test_processes_learn_what_one_process_learns(tmp_path: Path) -> None:
-    count = 4
+    count = 3
     process = torchrun(count, Path(__file__).parents[1] / "ranks.py", tmp_path)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err

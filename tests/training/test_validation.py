@@ -21,7 +21,7 @@ from maml_en_llm.training.checkpoint import read_metrics
 from maml_en_llm.training.loop import train
 from maml_en_llm.training.remarks import moved_nothing
 from maml_en_llm.training.validation import validation_parts
-from training.test_loop import assert_same_run, crash, ctrl_c, in_update, weights
+from training.test_loop import Killed, assert_same_run, crash, ctrl_c, in_update, weights
 
 VALIDATED = {"validate_every": 4, "validate_examples": 4, "log_every": 100}
 
@@ -73,7 +73,7 @@ def test_an_interruption_changes_nothing(
     falling = iter([0.5, 0.9, 0.6, 0.6, 0.7, 0.8, 0.9])
     with monkeypatch.context() as patch:
         patch.setattr(validation, "accuracy", lambda *_: next(falling))
-        with in_update(8, crash), pytest.raises(MemoryError):
+        with in_update(8, crash), pytest.raises(Killed):
             train(config("cut"))  # the checkpoint is of 6 batches, the third score (0.6)
         falling = iter([0.7, 0.8, 0.9])
         train(config("cut"), resume=True)

@@ -41,10 +41,11 @@ def method_from_keys(keys: Mapping[str, Any], where: str = "configuration") -> M
     Raises ValueError, which begins with `where`, for an unknown or missing key or a wrong value.
     """
     kind = method_type(str(keys.get("method", DEFAULT_METHOD)))
+    values = typed_keys({name: value for name, value in keys.items() if name != "method"}, kind, where)
     for field in dataclasses.fields(kind):
-        if field.default is dataclasses.MISSING and field.name not in keys:
+        if field.default is dataclasses.MISSING and field.name not in values:
             raise ValueError(f"{where}: the key {field.name!r} is missing; add it")
-    return kind(**typed_keys({name: value for name, value in keys.items() if name != "method"}, kind, where))
+    return kind(**values)
 
 
 def method_of_model(provenance: Provenance | None) -> Method:
