@@ -321,3 +321,18 @@ def test_equal_batches_and_equal_updates_are_both_compared(tmp_path: Path) -> No
     write_results(tmp_path / "maml.json", "MAML-2-1", scores, method="maml-en-llm", training={"updates": 4})
     found = comparisons(against_baselines(read_inputs([tmp_path]).results, "test"))
     assert {(c.baseline, c.equal) for c in found} == {("MetaICL", "batches"), ("MetaICL, few", "updates")}
+
+
+def test_settings_with_unlike_numbers_of_training_runs_are_pooled_over_the_runs_that_all_have() -> None:
+    """As they are while a table is being made."""
+    one = {task: {"1": 0.5 + 0.1 * place} for place, task in enumerate("abc")}
+    other = {task: {"1": 0.2} for task in "def"}
+    third = {task: {"1": 0.9} for task in "abc"}
+    pairs = [
+        Pair("M", "B", "first", [one, third, third], [one, one]),
+        Pair("M", "B", "second", [other], [other, other]),
+    ]
+    (found,) = pooled_comparisons(pairs)
+    assert found.runs == (1, 2)
+    assert found.difference == 0  # the second run of the method does not count
+    assert 0 <= found.p <= 1

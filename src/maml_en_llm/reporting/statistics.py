@@ -175,13 +175,17 @@ class Pair(NamedTuple):
 
 
 def compare(method: str, baseline: str, setting: str, paired: Mapping[str, Paired]) -> Comparison:
-    """p is of the permutation test over tasks; where there are several training runs, of the t-test over both."""
+    """p is of the permutation test over tasks; where there are several training runs, of the t-test over both.
+
+    Of tasks with unlike numbers of runs, as a table has while it is being made, the first runs that all have count.
+    """
+    least = [min(len(getattr(one, side)) for one in paired.values()) for side in SIDES]
+    paired = {task: Paired(one.method[: least[0]], one.baseline[: least[1]]) for task, one in paired.items()}
     means = {task: round(float(one.by_seed.mean()), 9) for task, one in paired.items()}
     low, high = bootstrap_interval(list(paired.values()))
     everywhere = tuple(task for task, one in paired.items() if (one.by_seed < 0).all())
     average = float(np.mean(list(means.values())))
-    first = next(iter(paired.values()))
-    runs = (len(first.method), len(first.baseline))
+    runs = (least[0], least[1])
     p = paired_test(list(means.values())) if runs == (1, 1) else over_runs_test(list(paired.values()))
     return Comparison(method, baseline, setting, means, average, low, high, p, everywhere, runs)
 
