@@ -44,15 +44,15 @@ class Options:
     """Words that are tokens of their own."""
     groups: int = 300
     """Groups of documents, and of words."""
-    episodes: int = 1200
+    episodes: int = 900
     """Tasks of the curriculum."""
-    batches: int = 400
+    batches: int = 200
     """Its updates."""
     prompts: int = 8
     """Prompts of an update."""
     lr: float = 3e-4
     """Its learning rate."""
-    held_out: int = 60
+    held_out: int = 40
     """Episodes of each kind that measure accuracy."""
 
 

@@ -49,6 +49,7 @@ B = part(48, 48)  # which word it is
 POSITION = zero_sum(96, 2 * PAIRS)
 SEGMENT = zero_sum(117, 2 * PAIRS)  # where the example begins
 LINE, BREAK, FILL, FIRST, ANSWER, AFTER_LINE, AFTER_BREAK, ONE = (part(138 + i, 1) for i in range(8))
+NAME = 32  # so many of these numbers are enough to compare words by
 PREVIOUS = part(146, 48)  # which word is before it
 INPUT = part(194, MEANING + 1)  # of an answer: what the words of the input before it mean
 
@@ -60,12 +61,13 @@ REPEATED_ON_AVERAGE = 0.25
 class Gains:
     """Free choices of the circuit, made on validation tasks.
 
-    sharpness: of the comparison of inputs. repeats: weight of the share of repeated words among the vectors. pooled:
-        length of mean vectors; large, so that layer norm makes them alike. copied: how strongly answers are copied.
-        output: scale of the logits.
+    sharpness: of the comparison of inputs. prior: share of a label's frequency that is taken off its score. repeats:
+        weight of the share of repeated words among the vectors. pooled: length of mean vectors; large, so that layer
+        norm makes them alike. copied: how strongly answers are copied. output: scale of the logits.
     """
 
-    sharpness: float = 10.0
+    sharpness: float = 20.0
+    prior: float = 0.7
     repeats: float = 1.0
     pooled: float = 12.0
     copied: float = 20.0
@@ -103,8 +105,10 @@ def word_embeddings(tokenizer: Any, meaning: Tensor) -> Tensor:
     """[vocabulary, width]: meaning, a random part that tells words apart, and a filler that makes norms equal."""
     count = len(tokenizer)
     names = torch.randn(count, B.shape[1], generator=torch.Generator().manual_seed(0))
-    names -= names.mean(dim=1, keepdim=True)
-    names /= names.norm(dim=1, keepdim=True)
+    for places in (slice(0, NAME), slice(NAME, None)):  # the first part alone has the same norm for all words, too
+        names[:, places] -= names[:, places].mean(dim=1, keepdim=True)
+        share = (names[:, places].shape[1] / B.shape[1]) ** 0.5
+        names[:, places] *= share / names[:, places].norm(dim=1, keepdim=True)
     fill = (1 - meaning.square().sum(dim=1, keepdim=True)).clamp_min(0).sqrt()
     found = meaning @ A.T + names @ B.T + fill @ FILL.T
     line, gap, gaps = (tokenizer.convert_tokens_to_ids(token) for token in ("\n", "\n\n", "\n\n\n"))
@@ -156,17 +160,16 @@ def _set(model: GPT2LMHeadModel, gains: Gains) -> None:
 
     second = Heads(blocks[1], norm=7**0.5)
     repeated = (1 - REPEATED_ON_AVERAGE) * ONE - begins
-    some = slice(0, 40)  # a head compares at most SIZE numbers
     second.set(
-        [(B[:, some], PREVIOUS[:, some], 30.0), (SEGMENT, SEGMENT, 40.0), (None, begins, 17.0)],
-        [(repeated, REPEATED, gains.repeats)],
+        [(B[:, :NAME], PREVIOUS[:, :NAME], 25.0 * B.shape[1] / NAME), (SEGMENT, SEGMENT, 40.0), (None, begins, 17.0)],
+        [(repeated, REPEATED, 0.1)],  # little, so that norms stay alike
     )
 
     # All but line breaks look at the beginning of their example, which means nothing.
     third = Heads(blocks[2], norm=7**0.5)
     third.set(
-        [(SEGMENT, SEGMENT, 40.0), (None, ANSWER, -30.0), (None, begins, 60.0), (-1.3 * line, begins, 60.0)],
-        [(POOLED, POOLED, gains.pooled)],
+        [(SEGMENT, SEGMENT, 25.0), (None, ANSWER, -30.0), (None, begins, 40.0), (-1.3 * line, begins, 40.0)],
+        [(A, A, gains.pooled), (REPEATED, REPEATED, 10 * gains.repeats * gains.pooled)],
     )
 
     fourth = Heads(blocks[3], norm=7**0.5)  # scores are above 0 for the right key alone, however long its vector is
@@ -180,16 +183,14 @@ def _set(model: GPT2LMHeadModel, gains: Gains) -> None:
 
     sixth = Heads(blocks[5], norm=8**0.5)
     line = 2.3 * line  # where a mean of vectors is long, all else is short behind the norm
-    sixth.set(
-        [
-            (INPUT, INPUT, 2.3 * gains.sharpness),
-            (line, AFTER_LINE, 30.0),
-            (None, begins, 40.0),
-            (-4 * line, begins, 40.0),
-        ],
-        [(B, B, gains.copied)],
-    )
-    sixth.set([(B, PREVIOUS, 25.0), (None, ANSWER, 12.0), (line, begins, 30.0)], [(B, B, gains.copied)])
+    label = [(line, AFTER_LINE, 30.0), (None, begins, 40.0), (-4 * line, begins, 40.0)]
+    sixth.set([*label, (INPUT, INPUT, 2.3 * gains.sharpness)], [(B, B, gains.copied)])
+    # Behind the first token of an answer, those that followed it behind similar inputs compete with the beginnings of
+    # all examples, so that every token of a label is about as likely as the first: scores are means over tokens.
+    same = [(B[:, :NAME], PREVIOUS[:, :NAME], 28.0 * B.shape[1] / NAME), (None, ANSWER, 12.0), (None, begins, 40.0)]
+    few = slice(0, 28)
+    sixth.set([*same, (INPUT[:, few], INPUT[:, few], gains.sharpness)], [(B, B, gains.copied)])
+    sixth.set([*same, (line, AFTER_LINE, 30.0), (-4 * line, begins, 40.0)], [(B, B, -gains.prior * gains.copied)])
     model.transformer.ln_f.weight.copy_(gains.output * B.sum(dim=1))
 
 

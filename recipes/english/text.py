@@ -80,8 +80,8 @@ class Corpus:
 
 
 def corpus(texts: Sequence[str], words: Sequence[str], tokenizer: Any, vectors: np.ndarray, groups: int) -> Corpus:
-    """Groups by the mean word vector of a document and by the vector of a word; the 50 most frequent words are in no
-    group."""
+    """Groups by the mean word vector of a document and by the vector of a word; the most frequent 1 in 200 words are
+    in no group."""
     from sklearn.cluster import MiniBatchKMeans
 
     def members(x: np.ndarray) -> list[np.ndarray]:
@@ -93,7 +93,7 @@ def corpus(texts: Sequence[str], words: Sequence[str], tokenizer: Any, vectors: 
     documents = [document for document in documents if len(document) >= 4]
     ids = token_ids(tokenizer, [" ".join(document) for document in documents], longest=60)
     topics = members(np.stack([vectors[row].mean(axis=0) for row in ids]))
-    plain = [word for word in words[50:] if word.isalpha() and word.isascii() and len(word) > 2]
+    plain = [word for word in words[len(words) // 200 :] if word.isalpha() and word.isascii() and len(word) > 2]
     senses = members(vectors[tokenizer.convert_tokens_to_ids(plain)])
     return Corpus(
         documents,
@@ -114,9 +114,10 @@ def episode(generator: np.random.Generator, corpus: Corpus, kind: str, examples:
     without every word, or of different documents of a group?
     """
     count = int(generator.choice([2, 2, 3]) if kind == "pairs" else generator.choice([2, 2, 2, 2, 3, 3, 4, 6, 8]))
+    groups: Sequence[Sequence[str] | np.ndarray] = corpus.senses if kind == "words" else corpus.topics
+    count = min(count, len(groups))
+    chosen = [np.asarray(groups[i]) for i in generator.choice(len(groups), size=count, replace=False)]
     labels = _names(generator, corpus.labels, count)
-    groups = corpus.senses if kind == "words" else corpus.topics
-    chosen = [groups[i] for i in generator.choice(len(groups), size=min(count, len(groups)), replace=False)]
     relations = generator.permutation(3)
     shares = generator.dirichlet(np.full(count, 4.0))
     found = []
@@ -154,15 +155,6 @@ def _pair(generator: np.random.Generator, corpus: Corpus, topic: np.ndarray, rel
 
 
 def _names(generator: np.random.Generator, words: Sequence[str], count: int) -> list[str]:
-    """`count` different labels of one sort: words, phrases, a word and its denial, letters or digits."""
-    sort = generator.choice(["word", "word", "phrase", "denial", "letter", "digit"])
-    if sort == "letter" or sort == "digit":
-        pool = "abcdefghijklmnopqrstuvwxyz" if sort == "letter" else "0123456789"
-        return [str(name) for name in generator.choice(list(pool), size=count, replace=False)]
-    drawn = [str(word) for word in generator.choice(words, size=2 * count, replace=False)]
-    names = drawn[:count]
-    if sort == "phrase":
-        names = [f"{a} {b}" if generator.random() < 0.6 else a for a, b in zip(names, drawn[count:], strict=True)]
-    elif sort == "denial":
-        names[1] = f"{generator.choice(['not', 'non', 'no'])}{generator.choice(['_', ' ', '-'])}{names[0]}"
-    return names
+    """`count` different labels of one sort: words, letters or digits."""
+    pool = (words, words, list("abcdefghijklmnopqrstuvwxyz"), list("0123456789"))[int(generator.integers(4))]
+    return [str(name) for name in generator.choice(pool, size=count, replace=False)]

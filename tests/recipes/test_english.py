@@ -36,7 +36,10 @@ def collection(tmp_path: Path) -> Path:
     generator, folder = np.random.default_rng(0), tmp_path / "collection"
     for name, count in (("one", 120), ("two", 100)):
         topics = generator.choice(list(TOPICS), size=count)
-        lines = [line(name, sentence(generator, topic, 8), f"label{topic}", ["labelsea"]) for topic in topics]
+        lines = [
+            line(name, sentence(generator, topic, 8), f"label{topic}", [f"label{t}" for t in TOPICS])
+            for topic in topics
+        ]
         write_lines(folder / "data" / name / "train.jsonl", lines)
     for split in ("train", "test"):
         write_lines(
