@@ -63,7 +63,8 @@ def make_base_model(options: Options) -> Path:
         console.print("word vectors of the training tasks' inputs")
         texts = text.raw_texts(load_collection(options.collection), options.setting)
         words = text.frequent_words(texts, options.words)
-        tokenizer = word_tokenizer(words, context=CONTEXT)
+        # The parts of rare words differ between runs (tokenizers breaks ties at random): there is one tokenizer only.
+        tokenizer = load_tokenizer(start) if start.is_dir() else word_tokenizer(words, context=CONTEXT)
         vectors = text.word_vectors(text.token_ids(tokenizer, texts), len(tokenizer), MEANING)
         if not start.is_dir():
             save_model(circuit(tokenizer, torch.tensor(vectors, dtype=torch.float32)), tokenizer, start)
@@ -107,12 +108,12 @@ def make_base_model(options: Options) -> Path:
 
 def accuracy(model: Path, corpus: text.Corpus, kind: str, episodes: int) -> float:
     """Share of episodes of two classes or more, drawn apart from those of training, whose last example is right."""
-    network, tokenizer, form = load_model(model), load_tokenizer(model), PromptFormat()
+    scorer, tokenizer, form = Scorer(load_model(model)), load_tokenizer(model), PromptFormat()
     generator, right = random_generator("english", "held-out", kind), 0
     for _ in range(episodes):
         *shown, asked = text.episode(generator, corpus, kind, DEMONSTRATIONS + 1)
         prefix = form.encode_demonstrations(tokenizer, shown)
-        (scores,) = Scorer(network).score(prefix, form.encode_all_targets(tokenizer, [asked], first=False))
+        (scores,) = scorer.score(prefix, form.encode_all_targets(tokenizer, [asked], first=False))
         right += asked.options[int(np.argmin(scores))] == asked.output
     return right / episodes
 

@@ -227,6 +227,7 @@ class Heads:
             columns = slice(column, column + read.shape[1])
             column = columns.stop
             assert column <= SIZE
-            weight[:, value][:, columns] = read / self.scale
-            output[value.start - 2 * WIDTH : value.stop - 2 * WIDTH][columns] = gain * write.T
+            each = abs(gain / self.scale) ** 0.5  # read and write alike: neither is too large for training to change
+            weight[:, value][:, columns] = read * each
+            output[start : start + SIZE][columns] = math.copysign(each, gain) * write.T
         self.next += 1

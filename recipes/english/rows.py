@@ -32,10 +32,7 @@ VALIDATION = (
 ).split()
 TWINS = {"glue-rte": "superglue-rte"}  # the same pairs
 CHEAP = ("majority", "prototype", "logistic", "tfidf-logistic")
-METHODS: dict[str, dict[str, Any]] = {
-    "metaicl": {},
-    "maml-en-llm": {"copies": 1, "inner_steps": 1},
-}
+METHODS = ("metaicl", "maml-en-llm")
 
 
 @dataclass
@@ -50,6 +47,8 @@ class Options:
     """Folder for runs and results."""
     validation: bool = False
     """Score training tasks that are kept out of training, not the targets."""
+    methods: tuple[str, ...] = METHODS
+    """Which are trained."""
     batches: int = 96
     """Training length, the same for every method."""
     prompts: int = 8
@@ -71,16 +70,18 @@ def main(options: Options) -> None:
     rows: dict[str, dict[str, list[float]]] = {"uniform": {}}
     rows |= {learner: score(options, view, options.base, learner, learner=learner) for learner in CHEAP}
     rows["raw"] = score(options, view, options.base, "raw")
-    rows["raw + PMI"] = score(options, view, options.base, "raw-pmi", calibrate=True)
-    for method, keys in METHODS.items():
+    if not options.validation:
+        rows["raw + PMI"] = score(options, view, options.base, "raw-pmi", calibrate=True)
+    for method in options.methods:
         for lr in options.lrs:
             for seed in options.training_seeds:
                 name = f"{method}-{lr:g}-{seed}"
-                changed = keys | {"lr": lr} | ({"inner_lr": lr} if method == "maml-en-llm" else {})
+                changed = {"lr": lr} | ({"inner_lr": lr} if method == "maml-en-llm" else {})
                 model = train(training(options, view, method, options.output / name, seed, changed), resume=True)
                 # The draw at random, as for every other row: balanced demonstrations know more of a task's labels.
                 rows[name] = score(options, view, model, name, choose="random")
-                rows[f"{name} + PMI"] = score(options, view, model, f"{name}-pmi", choose="random", calibrate=True)
+                if not options.validation:
+                    rows[f"{name} + PMI"] = score(options, view, model, f"{name}-pmi", choose="random", calibrate=True)
     guesses = json.loads((options.output / "results" / "majority.json").read_text(encoding="utf-8"))["tasks"]
     rows["uniform"] = {name: [100 * task["guess"]] * len(options.seeds) for name, task in guesses.items()}
     print_table(rows)
