@@ -27,7 +27,7 @@ from maml_en_llm.tasks.writing import write_manifest, write_setting, write_task
 from maml_en_llm.training.loop import train
 
 from . import text
-from .circuit import CONTEXT, LAYERS, MEANING, circuit
+from .circuit import CONTEXT, LAYERS, MEANING, Gains, circuit
 
 DEMONSTRATIONS = 16
 
@@ -42,12 +42,14 @@ class Options:
     """Folder for the model and what is made on the way."""
     words: int = 12_000
     """Words that are tokens of their own."""
+    prior: float = 0.7
+    """Share of a label's frequency that the circuit takes off; below 0 it adds, which training begins better from."""
     groups: int = 300
     """Groups of documents, and of words."""
     episodes: int = 900
     """Tasks of the curriculum."""
     batches: int = 200
-    """Its updates."""
+    """Its updates; 0 leaves the curriculum out."""
     prompts: int = 8
     """Prompts of an update."""
     lr: float = 3e-4
@@ -59,7 +61,8 @@ class Options:
 def make_base_model(options: Options) -> Path:
     """Runs what of the recipe is not finished in `options.output` and returns the folder of the model."""
     start, episodes = options.output / "circuit", options.output / "episodes"
-    if not start.is_dir() or not (episodes / "manifest.json").is_file() or not _measured(options).is_file():
+    corpus = None
+    if not start.is_dir() or (options.batches and not _measured(options).is_file()):
         console.print("word vectors of the training tasks' inputs")
         texts = text.raw_texts(load_collection(options.collection), options.setting)
         words = text.frequent_words(texts, options.words)
@@ -67,12 +70,17 @@ def make_base_model(options: Options) -> Path:
         tokenizer = load_tokenizer(start) if start.is_dir() else word_tokenizer(words, context=CONTEXT)
         vectors = text.word_vectors(text.token_ids(tokenizer, texts), len(tokenizer), MEANING)
         if not start.is_dir():
-            save_model(circuit(tokenizer, torch.tensor(vectors, dtype=torch.float32)), tokenizer, start)
-        corpus = text.corpus(texts, words, tokenizer, vectors, options.groups)
-        if not (episodes / "manifest.json").is_file():
-            _write_episodes(episodes, corpus, options)
-    else:
-        corpus = None
+            save_model(
+                circuit(tokenizer, torch.tensor(vectors, dtype=torch.float32), Gains(prior=options.prior)),
+                tokenizer,
+                start,
+            )
+        if options.batches:
+            corpus = text.corpus(texts, words, tokenizer, vectors, options.groups)
+            if not (episodes / "manifest.json").is_file():
+                _write_episodes(episodes, corpus, options)
+    if not options.batches:
+        return start
     model = train(
         LanguageModel(
             collection=episodes,

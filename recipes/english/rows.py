@@ -59,6 +59,8 @@ class Options:
     """Each method is trained once with each."""
     seeds: tuple[int, ...] = (100, 13, 21, 42, 87)
     """Draws of the labelled examples."""
+    pmi: bool = False
+    """Score language models less the scores behind the input N/A, too."""
     max_examples: int = 50
     """Scored examples of a task."""
     max_tokens_per_example: int = 40
@@ -70,7 +72,7 @@ def main(options: Options) -> None:
     rows: dict[str, dict[str, list[float]]] = {"uniform": {}}
     rows |= {learner: score(options, view, options.base, learner, learner=learner) for learner in CHEAP}
     rows["raw"] = score(options, view, options.base, "raw")
-    if not options.validation:
+    if options.pmi:
         rows["raw + PMI"] = score(options, view, options.base, "raw-pmi", calibrate=True)
     for method in options.methods:
         for lr in options.lrs:
@@ -80,7 +82,7 @@ def main(options: Options) -> None:
                 model = train(training(options, view, method, options.output / name, seed, changed), resume=True)
                 # The draw at random, as for every other row: balanced demonstrations know more of a task's labels.
                 rows[name] = score(options, view, model, name, choose="random")
-                if not options.validation:
+                if options.pmi:
                     rows[f"{name} + PMI"] = score(options, view, model, f"{name}-pmi", choose="random", calibrate=True)
     guesses = json.loads((options.output / "results" / "majority.json").read_text(encoding="utf-8"))["tasks"]
     rows["uniform"] = {name: [100 * task["guess"]] * len(options.seeds) for name, task in guesses.items()}
