@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -59,6 +59,8 @@ class Options:
     """Each method is trained once with each."""
     seeds: tuple[int, ...] = (100, 13, 21, 42, 87)
     """Draws of the labelled examples."""
+    predicted: Literal["last_answer", "answers"] = "last_answer"
+    """What counts in the loss; the first answers of a prompt have labels that nothing tells."""
     pmi: bool = False
     """Score language models less the scores behind the input N/A, too."""
     max_examples: int = 50
@@ -100,7 +102,7 @@ def training(options: Options, view: Path, method: str, output: Path, seed: int,
         "batch_size": options.prompts,
         "max_tokens_per_example": options.max_tokens_per_example,
         "label_words": "redrawn",
-        "predicted": "answers",
+        "predicted": options.predicted,
         "choose": "balanced",
         "warmup": 0.1,
         "trainable": "last_blocks",
