@@ -1,0 +1,96 @@
+"""Documents for `stream`, drawn by rule from the words of the starter model: new facts among filler, and questions.
+
+    python -m maml_en_llm.starter.documents FOLDER [--documents 40] [--seed 0]
+
+writes FOLDER/documents.jsonl, FOLDER/probes.jsonl (filler alone) and nothing else. A document has one fact, at a random place;
+no two documents of a collection have a fact about the same thing, and filler says nothing about any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..evaluation.stream.documents import Document
+from ..files import write_text
+from ..tasks.collection import Example
+from ..tasks.seeds import random_generator
+from .drawing import NAMES, SLOTS, pick, sample, shuffled
+
+# The fact, a question that repeats its words, one that does not, and the slots of thing and answer.
+FACTS = (
+    ("the {thing} of {name} is {answer} .", "the {thing} of {name} is", "which colour has the {thing} of {name} ?",
+     "thing", "colour"),
+    ("{name} keeps the {thing} in the {answer} .", "{name} keeps the {thing} in the", "where is the {thing} of {name} ?",
+     "garment", "room"),
+    ("the {thing} of {name} lives in {answer} .", "the {thing} of {name} lives in",
+     "in which city is the {thing} of {name} ?", "animal", "city"),
+)  # fmt: skip
+FILLER = (
+    "on {day} there was a {event} in the {place} .",
+    "{number} people came by {vehicle} .",
+    "the {job} talked about {sport} and {subject} .",
+    "someone played the {instrument} after the {event} .",
+    "they had {food} and {drink} on {day} .",
+    "it was a {good} {period} for the {job} .",
+)
+OPTIONS = 4
+
+
+def draw_documents(count: int, seed: int = 0, filler: int = 4, reserved: Sequence[Document] = ()) -> list[Document]:
+    """`count` documents of one fact and `filler` sentences, with two questions each.
+
+    reserved: documents whose things no new one is about. ValueError when there are too few things.
+    """
+    generator = random_generator("documents", seed)
+    taken = {question.input for document in reserved for question in document.questions}
+    found: list[Document] = []
+    for _ in range(100 * count):
+        if len(found) == count:
+            return found
+        sentence, repeated, other, things, answers = pick(generator, FACTS)
+        slots = {"thing": pick(generator, SLOTS[things]), "name": pick(generator, NAMES)}
+        options = tuple(sample(generator, SLOTS[answers], OPTIONS))
+        answer = options[0]
+        text = shuffled(generator, [sentence.format(**slots, answer=answer), *filler_sentences(generator, filler)])
+        asked = [question.format(**slots) for question in (repeated, other)]
+        options = tuple(shuffled(generator, options))
+        if not taken & set(asked):
+            taken |= set(asked)
+            found.append(Document(" ".join(text), tuple(Example(question, answer, options) for question in asked)))
+    raise ValueError(f"there are not {count} different facts left to draw; ask for fewer documents")
+
+
+def draw_probes(count: int, seed: int = 0, filler: int = 5) -> list[Document]:
+    """Texts of `filler` sentences each, without a fact."""
+    generator = random_generator("probes", seed)
+    return [Document(" ".join(filler_sentences(generator, filler))) for _ in range(count)]
+
+
+def filler_sentences(generator: np.random.Generator, count: int) -> list[str]:
+    frames = sample(generator, FILLER, count)
+    return [frame.format(**{slot: pick(generator, words) for slot, words in SLOTS.items()}) for frame in frames]
+
+
+def to_lines(documents: Sequence[Document]) -> str:
+    """JSON lines that `read_documents` reads."""
+    lines = []
+    for document in documents:
+        questions = [{"input": q.input, "output": q.output, "options": list(q.options)} for q in document.questions]
+        lines.append(json.dumps({"text": document.text, "questions": questions}) + "\n")
+    return "".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--documents", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    write_text(arguments.folder / "documents.jsonl", to_lines(draw_documents(arguments.documents, arguments.seed)))
+    write_text(arguments.folder / "probes.jsonl", to_lines(draw_probes(32, arguments.seed)))
