@@ -2,8 +2,9 @@
 
     python -m maml_en_llm.starter.documents FOLDER [--documents 40] [--seed 0]
 
-writes FOLDER/documents.jsonl, FOLDER/probes.jsonl (filler alone) and nothing else. A document has one fact, at a random place;
-no two documents of a collection have a fact about the same thing, and filler says nothing about any.
+writes FOLDER/documents.jsonl and FOLDER/probes.jsonl. A document has one fact, at a random place; no two documents of
+a collection have a fact about the same thing, and filler says nothing about any. Probes are solved examples of the
+starter tasks, which have nothing to do with the documents.
 """
 
 from __future__ import annotations
@@ -20,16 +21,26 @@ from ..files import write_text
 from ..tasks.collection import Example
 from ..tasks.seeds import random_generator
 from .drawing import NAMES, SLOTS, pick, sample, shuffled
+from .tasks import TASKS
 
-# The fact, a question that repeats its words, one that does not, and the slots of thing and answer.
+# Slots of thing and answer, the fact, and a question that repeats its words and one that does not.
 FACTS = (
-    ("the {thing} of {name} is {answer} .", "the {thing} of {name} is", "which colour has the {thing} of {name} ?",
-     "thing", "colour"),
-    ("{name} keeps the {thing} in the {answer} .", "{name} keeps the {thing} in the", "where is the {thing} of {name} ?",
-     "garment", "room"),
-    ("the {thing} of {name} lives in {answer} .", "the {thing} of {name} lives in",
-     "in which city is the {thing} of {name} ?", "animal", "city"),
-)  # fmt: skip
+    (
+        ("thing", "colour"),
+        "the {thing} of {name} is {answer} .",
+        ("the {thing} of {name} is", "which colour has the {thing} of {name} ?"),
+    ),
+    (
+        ("garment", "room"),
+        "{name} keeps the {thing} in the {answer} .",
+        ("{name} keeps the {thing} in the", "where is the {thing} of {name} ?"),
+    ),
+    (
+        ("animal", "city"),
+        "the {thing} of {name} lives in {answer} .",
+        ("the {thing} of {name} lives in", "in which city is the {thing} of {name} ?"),
+    ),
+)
 FILLER = (
     "on {day} there was a {event} in the {place} .",
     "{number} people came by {vehicle} .",
@@ -52,12 +63,12 @@ def draw_documents(count: int, seed: int = 0, filler: int = 4, reserved: Sequenc
     for _ in range(100 * count):
         if len(found) == count:
             return found
-        sentence, repeated, other, things, answers = pick(generator, FACTS)
+        (things, answers), sentence, questions = pick(generator, FACTS)
         slots = {"thing": pick(generator, SLOTS[things]), "name": pick(generator, NAMES)}
         options = tuple(sample(generator, SLOTS[answers], OPTIONS))
         answer = options[0]
         text = shuffled(generator, [sentence.format(**slots, answer=answer), *filler_sentences(generator, filler)])
-        asked = [question.format(**slots) for question in (repeated, other)]
+        asked = [question.format(**slots) for question in questions]
         options = tuple(shuffled(generator, options))
         if not taken & set(asked):
             taken |= set(asked)
@@ -65,10 +76,11 @@ def draw_documents(count: int, seed: int = 0, filler: int = 4, reserved: Sequenc
     raise ValueError(f"there are not {count} different facts left to draw; ask for fewer documents")
 
 
-def draw_probes(count: int, seed: int = 0, filler: int = 5) -> list[Document]:
-    """Texts of `filler` sentences each, without a fact."""
+def draw_probes(count: int, seed: int = 0) -> list[Document]:
+    """Texts of starter tasks: four solved examples of one of them each."""
     generator = random_generator("probes", seed)
-    return [Document(" ".join(filler_sentences(generator, filler))) for _ in range(count)]
+    drawn = [[task.draw(generator) for _ in range(4)] for task in (pick(generator, TASKS) for _ in range(count))]
+    return [Document("\n\n\n".join(f"{example.input}\n{example.output}" for example in four)) for four in drawn]
 
 
 def filler_sentences(generator: np.random.Generator, count: int) -> list[str]:
