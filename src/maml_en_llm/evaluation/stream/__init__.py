@@ -20,7 +20,6 @@ from ...methods import method_of_model
 from ...models import TrainableModel, check_tokenizer, choose_trainable, load_model, load_tokenizer, pick_device
 from ...progress import console, stop_on_signal, track
 from ...results import PROVENANCE, digest, from_json, read_provenance, to_json
-from ...training.loop import check_context
 from ...training.record import Measurement, config_hash
 from .config import StreamConfig as StreamConfig
 from .documents import read_documents
@@ -56,9 +55,10 @@ def _stream(config: StreamConfig) -> StreamResults:
     model = TrainableModel(choose_trainable(network, config.trainable, last_blocks=config.last_blocks), tokenizer)
     made = read_provenance(config.pinned_model)
     form = method_of_model(made).prompts_at_test().format
-    check_context(network, form.max_tokens, config.model)
-    texts = whole_texts(documents, tokenizer, form.max_tokens, config.documents)
-    reader = Reader(network, tokenizer, form, whole_texts(probes, tokenizer, form.max_tokens, config.probes))
+    room = min(form.max_tokens, getattr(network.config, "max_position_embeddings", None) or form.max_tokens)
+    form = replace(form, max_tokens=room, max_tokens_per_example=min(room, form.max_tokens_per_example))
+    texts = whole_texts(documents, tokenizer, room, config.documents)
+    reader = Reader(network, tokenizer, form, whole_texts(probes, tokenizer, room, config.probes))
 
     parameters, loss, step = model.parameters, config.learner.loss(model), config.learner.step(model)
     moments = step.init(parameters)
