@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -20,10 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import grad, vmap
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import table
-from maml_en_llm.bilevel import value_and_gradient
 from maml_en_llm.methods import method_from_keys
 
 Tensors = dict[str, Tensor]
@@ -84,17 +83,18 @@ def train(name: str, updates: int, points: int, seed: int = 0, lr: float = 3e-3)
     return learner
 
 
-def errors(learner: Any, points: int, steps: int, waves: int = 600, seed: int = 1) -> dict[int, list[float]]:
-    """By number of steps 0, 1 and `steps` the query error of each new wave; steps as the method takes them."""
+def errors(learner: Any, points: int, steps: int, waves: int = 600, seed: int = 1) -> dict[int, Tensor]:
+    """By number of steps 0, 1 and `steps` the query error of each new wave [waves]; steps as the method takes them."""
     generator = torch.Generator().manual_seed(seed)
-    found: dict[int, list[float]] = {0: [], 1: [], steps: []}
-    for support, query in (draw(generator, points) for _ in range(waves)):
-        adapted = dict(learner.parameters)
-        for step in range(steps + 1):
-            if step in found:
-                found[step].append(float(Net.loss(adapted, query)))
-            gradients = value_and_gradient(Net.loss, adapted, support)[1]
-            adapted = {name: p - rate(learner, name, step) * gradients[name] for name, p in adapted.items()}
+    drawn = [draw(generator, points) for _ in range(waves)]
+    support, query = (tuple(map(torch.stack, zip(*part, strict=True))) for part in zip(*drawn, strict=True))
+    adapted = {name: p.expand(waves, *p.shape) for name, p in learner.parameters.items()}
+    found = {}
+    for step in range(steps + 1):
+        if step in (0, 1, steps):
+            found[step] = vmap(Net.loss)(adapted, query)
+        gradients = vmap(grad(Net.loss))(adapted, support)
+        adapted = {name: p - rate(learner, name, step) * gradients[name] for name, p in adapted.items()}
     return found
 
 
@@ -121,8 +121,7 @@ def main() -> None:
         learner = train(name, arguments.updates, points, arguments.seed)
         cost = 1000 * (time.perf_counter() - started) / arguments.updates
         found = errors(learner, points, 10, arguments.waves)
-        spread = [2 * statistics.stdev(values) / math.sqrt(len(values)) for values in found.values()]
-        cells = [f"{statistics.mean(values):.2f} ± {s:.2f}" for values, s in zip(found.values(), spread, strict=True)]
+        cells = [f"{e.mean():.2f} ± {2 * e.std() / math.sqrt(len(e)):.2f}" for e in found.values()]
         lines.append([name, str(points), *cells, f"{cost:.1f}"])
         print(f"{name}, K = {points}: {', '.join(cells)}", file=sys.stderr, flush=True)
     print(table(["method", "K", "before", "1 step", "10 steps", "ms an update"], lines))
