@@ -36,13 +36,11 @@ def test_waves_are_the_published_ones() -> None:
     assert float(values.square().mean()) == pytest.approx((5**3 - 0.1**3) / 4.9 / 3 / 2, rel=0.05)
 
 
-def test_after_a_short_training_steps_help() -> None:
-    """A smoke test of all six; only MAML and Meta-SGD learn enough in it to be held to something."""
+def test_a_step_on_support_points_helps_on_query_points() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(maml_en_llm.__file__).parents[1])}
-    words = [sys.executable, str(BENCHMARK), "--updates", "200", "--waves", "50", "--shots", "10"]
+    words = [sys.executable, str(BENCHMARK), "--updates", "30", "--waves", "200", "--shots", "10"]
     run = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     rows = {line.split("|")[1].strip(): re.findall(r"(\d+\.\d+) ±", line) for line in run.stdout.splitlines()[2:]}
     assert list(rows) == list(inner_loops.METHODS)
-    for name in ("MAML", "Meta-SGD"):
-        before, one, _ = map(float, rows[name])
-        assert one < before
+    for before, one, _ in rows.values():
+        assert float(one) < float(before)

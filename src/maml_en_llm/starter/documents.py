@@ -32,8 +32,8 @@ FACTS = (
     ),
     (
         ("garment", "room"),
-        "{name} keeps the {thing} in the {answer} .",
-        ("{name} keeps the {thing} in the", "where is the {thing} of {name} ?"),
+        "{name} left the {thing} in the {answer} .",
+        ("{name} left the {thing} in the", "where is the {thing} of {name} ?"),
     ),
     (
         ("animal", "city"),
@@ -45,7 +45,7 @@ FILLER = (
     "on {day} there was a {event} in the {place} .",
     "{number} people came by {vehicle} .",
     "the {job} talked about {sport} and {subject} .",
-    "someone played the {instrument} after the {event} .",
+    "the {relative} played the {instrument} after the {event} .",
     "they had {food} and {drink} on {day} .",
     "it was a {good} {period} for the {job} .",
 )
