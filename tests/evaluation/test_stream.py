@@ -209,7 +209,8 @@ def test_figures_are_those_of_the_model_before_and_after(
 
     def nll(model: Any, read: str, predicted: str = "") -> float:
         one, two = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (read, predicted))
-        logits = model(input_ids=torch.tensor([one + two])).logits[0].log_softmax(dim=-1)
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([one + two])).logits[0].log_softmax(dim=-1)
         places = range(max(1, len(one)) if predicted else 1, len(one + two))
         return -float(torch.stack([logits[t - 1, (one + two)[t]] for t in places]).mean())
 

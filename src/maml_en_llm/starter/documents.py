@@ -20,7 +20,7 @@ from ..evaluation.stream.documents import Document
 from ..files import write_text
 from ..tasks.collection import Example
 from ..tasks.seeds import random_generator
-from .drawing import NAMES, SLOTS, pick, sample, shuffled
+from .drawing import NAMES, SLOTS, fill, pick, sample, shuffled
 from .tasks import TASKS
 
 # Slots of thing and answer, the fact, and a question that repeats its words and one that does not.
@@ -84,8 +84,7 @@ def draw_probes(count: int, seed: int = 0) -> list[Document]:
 
 
 def filler_sentences(generator: np.random.Generator, count: int) -> list[str]:
-    frames = sample(generator, FILLER, count)
-    return [frame.format(**{slot: pick(generator, words) for slot, words in SLOTS.items()}) for frame in frames]
+    return [fill(generator, frame) for frame in sample(generator, FILLER, count)]
 
 
 def to_lines(documents: Sequence[Document]) -> str:
