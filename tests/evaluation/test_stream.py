@@ -279,6 +279,7 @@ def test_the_command_writes_a_model_and_rows_that_a_report_reads(
     assert main([*words, "--output", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "straight after it  accuracy" in printed
+    assert "| now | " in (out / "model" / "README.md").read_text()
     assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "report")]) == 0
     text = (tmp_path / "report" / "report.md").read_text()
     assert "Raw LM + plain, lr 0.1" in text

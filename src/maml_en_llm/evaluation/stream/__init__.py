@@ -23,7 +23,7 @@ from ...results import PROVENANCE, digest, from_json, read_provenance, to_json
 from ...training.record import Measurement, config_hash
 from .config import StreamConfig as StreamConfig
 from .documents import read_documents
-from .figures import DocumentFigures, StreamResults, provenance_of, results_of, rows_of_a_report
+from .figures import DocumentFigures, StreamResults, card, provenance_of, results_of, rows_of_a_report
 from .folder import StreamFolder
 from .reader import Reader, as_batch, whole_texts
 
@@ -95,5 +95,5 @@ def _stream(config: StreamConfig) -> StreamResults:
     results = results_of(config, rows, record.now(), made)
     provenance = provenance_of(config, results, sum(p.numel() for p in parameters.values()), made)
     row = rows_of_a_report(config, results, documents, form, made)
-    folder.finish(model, {PROVENANCE: to_json(provenance)}, results, row)
+    folder.finish(model, {PROVENANCE: to_json(provenance), "README.md": card(results)}, results, row)
     return results

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ...names import public_name
 from ...prompts.layout import PromptFormat
 from ...results import (
+    PROVENANCE,
     Adaptation,
     Amount,
     Count,
@@ -123,6 +124,24 @@ def provenance_of(config: StreamConfig, results: StreamResults, trained: int, ma
         versions=versions(),
         run=results.run,
     )
+
+
+def card(results: StreamResults) -> str:
+    """The model card."""
+    found = [(when, getattr(results, when)) for when in ("before", "now", "later")]
+    rows = "".join(f"| {when} | {100 * a.accuracy:.1f} | {a.nll:.3f} |\n" for when, a in found if a is not None)
+    table = f"\n| questions asked | accuracy in % | NLL in nats a token |\n|---|---:|---:|\n{rows}" if rows else ""
+    drift = "" if results.drift is None else f"\nDrift on unrelated text: {results.drift:+.4f} nats a token.\n"
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# {results.label}
+
+A causal language model that learned {len(results.documents)} documents, one gradient step each, from
+`{results.config["model"]}` by `maml-en-llm stream`; `{PROVENANCE}` says how, and how it was made before.
+{table}{drift}"""
 
 
 def rows_of_a_report(
