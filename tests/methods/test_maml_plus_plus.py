@@ -100,11 +100,11 @@ def test_the_weights_begin_equal_and_end_at_a_floor() -> None:
 
 def test_the_model_folder_holds_rates_of_each_tensor_and_step(model_folder: Path, tmp_path: Path) -> None:
     folder = make_collection(tmp_path / "collection")
-    config = train_config(folder, model_folder, tmp_path / "run", method="maml-plus-plus", inner_lr=0.1)
+    config = train_config(folder, model_folder, tmp_path / "run", method="maml-plus-plus", inner_lr=0.1, inner_steps=2)
     rates = json.loads((train(config) / "inner_rates.json").read_text())
     assert len(rates["transformer.ln_f.weight"]) == 2
 
 
 def test_the_configuration_on_its_page_loads() -> None:
     config = method_from_keys(load_yaml(CONFIG) | {"collection": "c", "setting": "s", "output": "o"})
-    assert (config.name, config.label()) == ("maml-plus-plus", "MAML++")
+    assert (config.name, config.label(), config.batches_per_update) == ("maml-plus-plus", "MAML++", 4)

@@ -24,7 +24,6 @@ FLOOR = 0.03  # over k: the least that the weight of an early step falls to
 class MAMLPlusPlus(MetaSGD):
     """Meta-SGD with a rate for each step, too, and with query losses after every step at first."""
 
-    inner_steps: int = 2
     annealing: int = 500
     """Updates over which the weights of the query losses move from equal ones to the last step (0: from the start)."""
 
@@ -35,7 +34,8 @@ class MAMLPlusPlus(MetaSGD):
         return MAMLPlusPlusLearner(self, model, sampler)
 
     def unread(self) -> dict[str, str]:
-        return super().unread() | {"choose": f"method={self.name}"}
+        unread = super().unread() | {"choose": f"method={self.name}"}
+        return unread | ({"annealing": "inner_steps=1"} if self.inner_steps == 1 else {})
 
     def check(self) -> None:
         super().check()
