@@ -24,6 +24,7 @@ from torch.func import grad, vmap
 sys.path.insert(0, str(Path(__file__).parent))
 from common import table
 from maml_en_llm.methods import method_from_keys
+from maml_en_llm.models import TrainableModel
 
 Tensors = dict[str, Tensor]
 Wave = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -39,13 +40,20 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-class Net:
+class Waves:
+    """Learners are given their batches here."""
+
+    def batch(self, number: int) -> Any:
+        raise NotImplementedError
+
+
+class Net(TrainableModel):
     """A network 1-40-40-1 in place of a language model: what learners read of one."""
 
-    device = torch.device("cpu")
+    device = torch.device("cpu")  # type: ignore[assignment]
 
     def __init__(self, generator: torch.Generator) -> None:
-        self.parameters: Tensors = {}
+        self.parameters = {}
         for layer, (before, after) in enumerate(itertools.pairwise((1, 40, 40, 1)), start=1):
             for name, shape in ((f"w{layer}", (before, after)), (f"b{layer}", (after,))):
                 self.parameters[name] = (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(before)
@@ -72,7 +80,7 @@ def train(name: str, updates: int, points: int, seed: int = 0, lr: float = 3e-3)
     keys = {"inner_lr": RATE, "lr": lr, "gradient_clip": None, "copies": WAVES, "batches": 100 * WAVES}
     method = method_from_keys(places | keys | METHODS[name])
     generator = torch.Generator().manual_seed(seed)
-    learner: Any = method.learner(Net(generator), None)  # type: ignore[arg-type]
+    learner: Any = method.learner(Net(generator), Waves())
     k = method.inner_steps  # type: ignore[attr-defined]
     for update in range(updates):
         batches = []
