@@ -83,6 +83,59 @@ def adapt(config: AdaptConfig) -> None:
     print(config.output)
 
 
+def stream(
+    model: str,
+    documents: Path,
+    output: Path,
+    learner: str = "plain",
+    lr: float | None = None,
+    optimizer: Literal["sgd", "adamw"] | None = None,
+    learned: Path | None = None,
+    stored: int | None = None,
+    seed: int | None = None,
+    probes: Path | None = None,
+    trainable: Literal["full", "bias", "last_blocks"] = "full",
+    last_blocks: int = 2,
+    checkpoint_every: int = 100,
+    device: str = "auto",
+    revision: str | None = None,
+) -> None:
+    """Keep a model up to date: one gradient step a document, and what that changes.
+
+    Args:
+        model: Hugging Face folder or hub id, or starter.
+        documents: JSON lines with "text" and "questions" (docs/stream.md).
+        output: Folder for stream.json, results.json, metrics.jsonl and model/; the same command continues.
+        learner: How a step is made: plain, weighted, learned-rates or replay.
+        lr: Learning rate, by default 0.1; of learned-rates a factor of the rates, by default 1.
+        optimizer: sgd (by default) or adamw; not of learned-rates.
+        learned: weighted, learned-rates: model folder with what was learned for steps, by default --model.
+        stored: replay: how many earlier documents a step learns from, too; by default 4.
+        seed: replay: of their draw; by default 100.
+        probes: Documents that are never learned: drift is how their likelihood changes.
+        trainable: Which parameters learn.
+        last_blocks: trainable=last_blocks: how many transformer blocks learn, with the final norm.
+        checkpoint_every: Documents between two checkpoints.
+        device: auto takes a GPU if there is one.
+        revision: Branch, tag or commit of a hub id.
+    """
+    from ..evaluation.stream import StreamConfig
+    from ..evaluation.stream import stream as run
+    from ..evaluation.stream.learners import learner_from_keys
+
+    keys = {"lr": lr, "optimizer": optimizer, "learned": learned, "stored": stored, "seed": seed}
+    made = learner_from_keys(learner, {k: v for k, v in keys.items() if v is not None}, pinned(model, revision))
+    flags: dict[str, Any] = {"model": model, "revision": revision, "documents": documents, "probes": probes}
+    flags |= {"trainable": trainable, "last_blocks": last_blocks, "checkpoint_every": checkpoint_every}
+    found = run(StreamConfig(**flags, learner=made, output=output, device=device))
+    for name, when in (("before", "before a document"), ("now", "straight after it"), ("later", "after all")):
+        if (answers := getattr(found, name)) is not None:
+            print(f"{when:18} accuracy {100 * answers.accuracy:.1f}, NLL {answers.nll:.3f}")
+    if found.drift is not None:
+        print(f"{'drift of probes':18} {found.drift:+.4f} nats a token")
+    print(f"{output} ({found.seconds:.1f} s in steps)")
+
+
 def reproduce(
     table: tyro.conf.Positional[TableName],
     setting: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
@@ -451,6 +504,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "adapt": adapt,
+    "stream": stream,
     "compare": compare,
     "reproduce": reproduce,
     "tune": tune,

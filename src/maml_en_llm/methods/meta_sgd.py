@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bilevel import SGD, clip_by_global_norm_, meta_gradient, update_all_
+from ..bilevel import SGD, MetaGradient, clip_by_global_norm_, meta_gradient, update_all_
 from ..bilevel.curvature import Curvature
 from ..models.trainable import TrainableModel
 from ..prompts.batches import Batch, SameTaskSampler, Sampler
@@ -82,6 +82,10 @@ class MetaSGDLearner(GradientLearner):
             rates=self.rates,
             curvature=self.method.curvature,
         )
+        return self.learn(result, lr_scale)
+
+    def learn(self, result: MetaGradient, lr_scale: float) -> dict[str, float]:
+        """The outer step, of the model and of the rates; returns what to log."""
         assert result.rates is not None
         outer = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
         norm = clip_by_global_norm_(result.gradients, self.method.gradient_clip)
@@ -104,5 +108,5 @@ class MetaSGDLearner(GradientLearner):
 
     def save(self, folder: Path, files: Mapping[str, str]) -> None:
         """The rates go to `inner_rates.json`: a record, which prediction does not read."""
-        rates = {name: float(rate) for name, rate in self.rates.items()}
+        rates = {name: rate.tolist() for name, rate in self.rates.items()}
         super().save(folder, {**files, "inner_rates.json": json.dumps(rates, indent=1)})
