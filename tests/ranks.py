@@ -24,10 +24,10 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class Batches:
-    """Prompts of unlike answers, by number: five or, fewer than three processes can share, two."""
+    """Prompts of unlike answers, by number: five or, which two processes cannot share, one."""
 
     def batch(self, number: int) -> Batch:
-        batch = random_batch(torch.Generator().manual_seed(number), prompts=5 if number % 2 else 2)
+        batch = random_batch(torch.Generator().manual_seed(number), prompts=5 if number % 2 else 1)
         batch.answer_mask[0, 2:] = True
         return batch
 

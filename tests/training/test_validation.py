@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from builders import train_config
+from interruptions import Killed, assert_same_run, crash, ctrl_c, in_update, weights
 from maml_en_llm.cli import main
 from maml_en_llm.config import EvaluateConfig
 from maml_en_llm.evaluation.protocol import evaluate
@@ -21,7 +22,6 @@ from maml_en_llm.training.checkpoint import read_metrics
 from maml_en_llm.training.loop import train
 from maml_en_llm.training.remarks import moved_nothing
 from maml_en_llm.training.validation import validation_parts
-from training.test_loop import Killed, assert_same_run, crash, ctrl_c, in_update, weights
 
 VALIDATED = {"validate_every": 4, "validate_examples": 4, "log_every": 100}
 
