@@ -12,7 +12,7 @@ starter-model: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m recipes.starter.language_model starter-model
 
 test: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Kills, full disks and damaged files, 2,000 of them: docs/reliability.md.
 faults: install

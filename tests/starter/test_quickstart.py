@@ -26,7 +26,8 @@ def test_the_whole_job_from_nothing_to_a_report_and_a_prediction(
     tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("maml_en_llm.starter.quickstart.SEEDS", (100, 13))
-    monkeypatch.setattr("maml_en_llm.starter.quickstart.MAX_EXAMPLES", 8)
+    monkeypatch.setattr("maml_en_llm.starter.quickstart.MAX_EXAMPLES", 4)
+    monkeypatch.setattr("maml_en_llm.starter.quickstart.CHEAP", ("majority", "logistic"))
     report = quickstart(tmp_path / "quick", small_model, batches=4)
     table = (report.parent / "report.md").read_text()
     for method in ("Raw LM", "MetaICL", "MAML-2-1"):

@@ -161,7 +161,7 @@ def test_ctrl_c_and_resume_on_the_command_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "cut"
-    flags = "--setting small --batches 160 --demonstrations 1 --max-tokens 48 --max-tokens-per-example 24 --log-every 1"
+    flags = "--setting small --batches 60 --demonstrations 1 --max-tokens 48 --max-tokens-per-example 24 --log-every 1"
     words = ["train", "--collection", collection_folder, "--model", model_folder, "--method", method]
     words += [*flags.split(), "--device", "cpu", "--lr", "1e-3"]
 
@@ -180,7 +180,7 @@ def test_ctrl_c_and_resume_on_the_command_line(
     assert main([str(word) for word in [*words, "--output", output, "--resume"]]) == 0
     assert capsys.readouterr().out.strip() == str(output / "model")
 
-    changes = {"batches": 160, "demonstrations": 1, "max_tokens": 48, "checkpoint_every": 1000}
+    changes = {"batches": 60, "demonstrations": 1, "max_tokens": 48, "checkpoint_every": 1000}
     changes |= {"inner_lr": 1e-5} if method == "maml-en-llm" else {}
     train(train_config(collection_folder, model_folder, tmp_path / "whole", method=method, **changes))
     assert_same_run(output, tmp_path / "whole")
