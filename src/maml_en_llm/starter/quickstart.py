@@ -118,6 +118,8 @@ def train_all(configs: list[Method]) -> list[Path]:
 
     A small model makes little use of a second thread, and with one the result does not depend on the number of cores.
     """
+    if all((config.output / "model").is_dir() for config in configs):  # nothing to share
+        return [train(config, resume=True) for config in configs]
     processes = min(len(configs), torch.get_num_threads())
     context = multiprocessing.get_context("spawn")  # threads that torch has started do not survive a fork
     with ProcessPoolExecutor(processes, context, initializer=_plain_lines_and_one_thread) as pool:
