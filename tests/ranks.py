@@ -1,7 +1,8 @@
-"""What every process of test_processes.py computes; torchrun starts it with the folder to write to."""
+"""What every process of test_processes.py computes; torchrun starts it with a folder, whose configurations it runs."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import torch
 
 from builders import random_batch, tiny_language_model, train_config
+from interruptions import ctrl_c, in_update
 from maml_en_llm.models import Processes, TrainableModel, join
 from maml_en_llm.prompts.batches import Batch
+from maml_en_llm.training.checkpoint import read_training_config
+from maml_en_llm.training.loop import train
 
 MAML: dict[str, Any] = {"method": "maml-en-llm", "adam_eps": 1e-3}
 CASES: dict[str, dict[str, Any]] = {
@@ -45,5 +49,12 @@ def trained(case: dict[str, Any], processes: Processes) -> dict[str, torch.Tenso
 if __name__ == "__main__":
     torch.set_num_threads(1)
     processes, _ = join(torch.device("cpu"))
+    folder = Path(sys.argv[1])
     found = {name: trained(case, processes) for name, case in CASES.items()}
-    torch.save(found, Path(sys.argv[1]) / f"{processes.count}-{processes.rank}.pt")
+    torch.save(found, folder / f"{processes.rank}.pt")
+    train(read_training_config(folder / "whole.yaml"), resume=True)
+    train(read_training_config(folder / "whole.yaml"), resume=True)  # all know that nothing is left to do
+    stopped = in_update(2, ctrl_c) if processes.rank == 0 else contextlib.nullcontext()
+    with stopped, contextlib.suppress(KeyboardInterrupt):
+        train(read_training_config(folder / "cut.yaml"), resume=True)
+        raise AssertionError("not stopped")
