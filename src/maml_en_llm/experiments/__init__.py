@@ -12,6 +12,7 @@ TableName = Literal[
     "table6",
     "runtime",
     "exploration",
+    "ablations",
     "baselines",
     "spread",
 ]

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any
 
 from ..config import DEFAULT_METHOD, typed_keys
+from ..registry import class_in, names_in
 from ..results import Provenance
 from .method import Learner as Learner
 from .method import Method
@@ -19,20 +18,14 @@ from .method import Method
 
 def method_names() -> list[str]:
     """The names of all methods."""
-    return sorted(module.name.replace("_", "-") for module in iter_modules(__path__) if module.name != "method")
+    return names_in(__path__, "method")
 
 
 def method_type(name: str) -> type[Method]:
     """The dataclass of the method of that name; ValueError when there is none."""
     if name not in method_names():
         raise ValueError(f"method is {name!r}; it must be one of {', '.join(method_names())}")
-    module = import_module(f".{name.replace('-', '_')}", __name__)
-    (found,) = (
-        kind
-        for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, Method) and kind.__module__ == module.__name__
-    )
-    return found
+    return class_in(__name__, name, Method)
 
 
 def method_from_keys(keys: Mapping[str, Any], where: str = "configuration") -> Method:

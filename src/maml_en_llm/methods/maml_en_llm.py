@@ -20,17 +20,13 @@ from ..models.trainable import TrainableModel
 from ..progress import console
 from ..prompts.batches import Batch, MixtureSampler, SameTaskSampler, Sampler
 from ..prompts.style import PromptStyle
-from .method import GradientLearner, GradientMethod, Learner
+from .method import GradientLearner, Learner, TwoLevelMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAMLenLLM(GradientMethod):
+class MAMLenLLM(TwoLevelMethod):
     """Second-order meta-training with shared AdamW moments; an update sees 2kn batches."""
 
-    copies: int = 1
-    """n, adapted copies that a meta-update explores."""
-    inner_steps: int = 1
-    """k, inner steps of each copy."""
     inner_optimizer: Optimizer = "adamw"
     """Optimizer of the inner steps."""
     inner_lr: float = 1e-5
@@ -51,10 +47,6 @@ class MAMLenLLM(GradientMethod):
 
     def title(self, style: PromptStyle) -> str:
         return f"{'MAML' if self.order == 'second' else 'FOMAML'}-{2 * self.inner_steps}-{self.copies}"
-
-    @property
-    def batches_per_update(self) -> int:
-        return 2 * self.inner_steps * self.copies
 
     @property
     def optimizers(self) -> set[str]:
@@ -89,7 +81,6 @@ class MAMLenLLM(GradientMethod):
         return unread
 
     def check(self) -> None:
-        self.at_least(1, "copies", "inner_steps")
         super().check()
         self.not_negative("inner_lr")
         self.at_least(0, "verify_curvature")
@@ -110,11 +101,11 @@ class MAMLLearner(GradientLearner):
         self.said: set[str] = set()  # notes of the engine that were printed
 
     def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
-        method, k = self.method, self.method.inner_steps
-        copies = [batches[i : i + 2 * k] for i in range(0, len(batches), 2 * k)]
+        method = self.method
+        support, query = method.support_and_query(batches)
         job: dict[str, Any] = {
-            "support": [copy[:k] for copy in copies],
-            "query": [copy[k:] for copy in copies],
+            "support": support,
+            "query": query,
             "step": self.inner,
             "state": self.moments if method.shares_moments else None,
             "order": method.order,

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..bilevel import SGD, meta_gradient
 from ..models.trainable import TrainableModel
-from ..prompts.batches import Batch, Sampler
+from ..prompts.batches import Sampler
 from ..prompts.style import PromptStyle
 from .meta_sgd import MetaSGD, MetaSGDLearner
 from .method import Learner
@@ -34,8 +33,7 @@ class MAMLPlusPlus(MetaSGD):
         return MAMLPlusPlusLearner(self, model, sampler)
 
     def unread(self) -> dict[str, str]:
-        unread = super().unread() | {"choose": f"method={self.name}"}
-        return unread | ({"annealing": "inner_steps=1"} if self.inner_steps == 1 else {})
+        return super().unread() | ({"annealing": "inner_steps=1"} if self.inner_steps == 1 else {})
 
     def check(self) -> None:
         super().check()
@@ -58,17 +56,5 @@ class MAMLPlusPlusLearner(MetaSGDLearner):
         self.rates = {n: p.new_full((method.inner_steps,), method.inner_lr) for n, p in self.parameters.items()}
         self.rates_moments = self.rates_optimizer.init(self.rates)
 
-    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
-        method, k = self.method, self.method.inner_steps
-        copies = [batches[i : i + 2 * k] for i in range(0, len(batches), 2 * k)]
-        result = meta_gradient(
-            self.loss,
-            self.parameters,
-            [copy[:k] for copy in copies],
-            [copy[k:] for copy in copies],
-            SGD(),
-            rates=self.rates,
-            query_weights=query_weights(self.moments.step, k, method.annealing),
-            curvature=method.curvature,
-        )
-        return self.learn(result, lr_scale)
+    def query_weights(self) -> Sequence[float]:
+        return query_weights(self.moments.step, self.method.inner_steps, self.method.annealing)

@@ -11,27 +11,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..bilevel import SGD, MetaGradient, clip_by_global_norm_, meta_gradient, update_all_
+from ..bilevel import SGD, clip_by_global_norm_, meta_gradient, update_all_
 from ..bilevel.curvature import Curvature
 from ..models.trainable import TrainableModel
-from ..prompts.batches import Batch, SameTaskSampler, Sampler
+from ..prompts.batches import Batch, Sampler
 from ..prompts.style import PromptStyle
-from .method import GradientLearner, GradientMethod, Learner
+from .method import GradientLearner, Learner, SameTaskMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaSGD(GradientMethod):
+class MetaSGD(SameTaskMethod):
     """MAML with plain SGD as inner optimizer, whose learning rate for each tensor is learned."""
 
-    copies: int = 1
-    """n, adapted copies that a meta-update explores."""
-    inner_steps: int = 1
-    """k, inner steps of each copy."""
     inner_lr: float = 0.01
     """With what all rates begin."""
     rates_lr: float = 1e-3
@@ -42,21 +37,10 @@ class MetaSGD(GradientMethod):
     def title(self, style: PromptStyle) -> str:
         return "Meta-SGD"
 
-    @property
-    def batches_per_update(self) -> int:
-        return 2 * self.inner_steps * self.copies
-
-    def sampler(self, **data: Any) -> Sampler:
-        return SameTaskSampler(**data, inner_steps=self.inner_steps)
-
     def learner(self, model: TrainableModel, sampler: Sampler) -> Learner:
         return MetaSGDLearner(self, model, sampler)
 
-    def unread(self) -> dict[str, str]:
-        return super().unread() | {"choose": "method=meta-sgd"}
-
     def check(self) -> None:
-        self.at_least(1, "copies", "inner_steps")
         super().check()
         self.not_negative("inner_lr", "rates_lr")
 
@@ -71,21 +55,15 @@ class MetaSGDLearner(GradientLearner):
         self.rates_moments = self.rates_optimizer.init(self.rates)
 
     def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
-        k = self.method.inner_steps
-        copies = [batches[i : i + 2 * k] for i in range(0, len(batches), 2 * k)]
         result = meta_gradient(
             self.loss,
             self.parameters,
-            [copy[:k] for copy in copies],
-            [copy[k:] for copy in copies],
+            *self.method.support_and_query(batches),
             SGD(),
             rates=self.rates,
+            query_weights=self.query_weights(),
             curvature=self.method.curvature,
         )
-        return self.learn(result, lr_scale)
-
-    def learn(self, result: MetaGradient, lr_scale: float) -> dict[str, float]:
-        """The outer step, of the model and of the rates; returns what to log."""
         assert result.rates is not None
         outer = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
         norm = clip_by_global_norm_(result.gradients, self.method.gradient_clip)
@@ -96,6 +74,10 @@ class MetaSGDLearner(GradientLearner):
         figures = {"loss": float(result.query_loss), "support_loss": float(result.support_loss)}
         figures |= {"gradient_norm": norm, "lr": outer.lr}
         return figures | {"rate": float(torch.stack(list(self.rates.values())).mean())}
+
+    def query_weights(self) -> Sequence[float]:
+        """Of the query loss after each inner step; none: the last alone counts."""
+        return ()
 
     def state_dict(self) -> dict[str, Tensor]:
         named = {"rates": self.rates, "rates_first_moments": self.rates_moments.first}

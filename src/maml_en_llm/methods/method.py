@@ -15,7 +15,7 @@ from ..config import Optimizer, TrainConfig
 from ..models.trainable import TrainableModel
 from ..prediction.in_context import InContext
 from ..prediction.predictor import LoadedModel, Predictor
-from ..prompts.batches import MixtureSampler, Sampler
+from ..prompts.batches import MixtureSampler, SameTaskSampler, Sampler
 from ..prompts.choosing import Choice, needs_vectors
 from ..prompts.label_words import LabelWords
 from ..prompts.layout import Direction, PromptFormat
@@ -191,6 +191,41 @@ class GradientMethod(Method):
         if update < rising:
             return (update + 1) / (rising + 1)
         return 1.0 if self.schedule == "constant" else (updates - update) / max(updates - rising, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoLevelMethod(GradientMethod):
+    """Base of methods whose copies adapt before they are measured; an update sees 2kn batches."""
+
+    copies: int = 1
+    """n, adapted copies that a meta-update explores."""
+    inner_steps: int = 1
+    """k, inner steps of each copy."""
+
+    @property
+    def batches_per_update(self) -> int:
+        return 2 * self.inner_steps * self.copies
+
+    def check(self) -> None:
+        self.at_least(1, "copies", "inner_steps")
+        super().check()
+
+    def support_and_query(self, batches: Sequence[Any]) -> tuple[list[Sequence[Any]], list[Sequence[Any]]]:
+        """By copy the k batches that it adapts to, and the k that it is measured on."""
+        k = self.inner_steps
+        copies = [batches[i : i + 2 * k] for i in range(0, len(batches), 2 * k)]
+        return [copy[:k] for copy in copies], [copy[k:] for copy in copies]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SameTaskMethod(TwoLevelMethod):
+    """Base of those whose copies learn a task each: all 2k batches of a copy are of one task."""
+
+    def sampler(self, **data: Any) -> Sampler:
+        return SameTaskSampler(**data, inner_steps=self.inner_steps)
+
+    def unread(self) -> dict[str, str]:
+        return super().unread() | {"choose": f"method={self.name}"}
 
 
 class GradientLearner:

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from ..bilevel import clip_by_global_norm_, update_all_, value_and_gradient
 from ..config import Optimizer
 from ..models.trainable import TrainableModel
-from ..prompts.batches import Batch, SameTaskSampler, Sampler
+from ..prompts.batches import Batch, Sampler
 from ..prompts.style import PromptStyle
-from .method import GradientLearner, GradientMethod, Learner
+from .method import GradientLearner, Learner, SameTaskMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reptile(GradientMethod):
+class Reptile(SameTaskMethod):
     """First-order meta-training by the way that copies went, instead of by gradients behind it."""
 
     copies: int = 1
@@ -41,21 +40,10 @@ class Reptile(GradientMethod):
     def optimizers(self) -> set[str]:
         return {self.optimizer, self.inner_optimizer}
 
-    @property
-    def batches_per_update(self) -> int:
-        return 2 * self.inner_steps * self.copies
-
-    def sampler(self, **data: Any) -> Sampler:
-        return SameTaskSampler(**data, inner_steps=self.inner_steps)
-
     def learner(self, model: TrainableModel, sampler: Sampler) -> Learner:
         return ReptileLearner(self, model, sampler)
 
-    def unread(self) -> dict[str, str]:
-        return super().unread() | {"choose": "method=reptile"}
-
     def check(self) -> None:
-        self.at_least(1, "copies", "inner_steps")
         super().check()
         self.not_negative("inner_lr")
         if not self.inner_lr:

@@ -24,21 +24,17 @@ from ..bilevel import SGD, Groups, clip_by_global_norm_, meta_gradient, update_a
 from ..bilevel.curvature import Curvature
 from ..models.loss import Group, PromptLoss
 from ..models.trainable import TrainableModel
-from ..prompts.batches import Batch, SameTaskSampler, Sampler
+from ..prompts.batches import Batch, Sampler
 from ..prompts.style import PromptStyle
-from .method import GradientLearner, GradientMethod, Learner
+from .method import GradientLearner, Learner, SameTaskMethod
 
 WEIGHTS = "token weights"  # no parameter of a model has a name with a space
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenWeights(GradientMethod):
+class TokenWeights(SameTaskMethod):
     """MAML whose inner loss weighs each token of a text by a learned number of its vocabulary entry."""
 
-    copies: int = 1
-    """n, adapted copies that a meta-update explores."""
-    inner_steps: int = 1
-    """k, inner steps of each copy."""
     inner_lr: float = 0.01
     """Learning rate of the inner steps, which are plain SGD: a first step of AdamW is deaf to weights."""
     weights_lr: float = 0.01
@@ -49,23 +45,14 @@ class TokenWeights(GradientMethod):
     def title(self, style: PromptStyle) -> str:
         return "Token weights"
 
-    @property
-    def batches_per_update(self) -> int:
-        return 2 * self.inner_steps * self.copies
-
     def sampler(self, **data: Any) -> Sampler:
-        text = SameTaskSampler(**data | {"predicted": "text"}, inner_steps=self.inner_steps)
-        answers = SameTaskSampler(**data, inner_steps=self.inner_steps)
-        return TextThenAnswers(text, answers, self.inner_steps)
+        text = super().sampler(**data | {"predicted": "text"})
+        return TextThenAnswers(text, super().sampler(**data), self.inner_steps)
 
     def learner(self, model: TrainableModel, sampler: Sampler) -> Learner:
         return TokenWeightsLearner(self, model, sampler)
 
-    def unread(self) -> dict[str, str]:
-        return super().unread() | {"choose": "method=token-weights"}
-
     def check(self) -> None:
-        self.at_least(1, "copies", "inner_steps")
         super().check()
         self.not_negative("inner_lr", "weights_lr")
 
@@ -115,13 +102,11 @@ class TokenWeightsLearner(GradientLearner):
         self.moments = self.optimizer.init(self.parameters)
 
     def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
-        method, k = self.method, self.method.inner_steps
-        copies = [batches[i : i + 2 * k] for i in range(0, len(batches), 2 * k)]
+        method = self.method
         result = meta_gradient(
             self.inner_loss,
             self.parameters,
-            [copy[:k] for copy in copies],
-            [copy[k:] for copy in copies],
+            *method.support_and_query(batches),
             SGD(method.inner_lr),
             held=[WEIGHTS],
             query_loss=self.loss,

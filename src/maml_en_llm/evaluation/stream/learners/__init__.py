@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any
 
 from ....hub import model_folder
+from ....registry import class_in, names_in
 from .learner import Learner as Learner
 
 
 def learner_names() -> list[str]:
     """The names of all learners."""
-    return sorted(module.name.replace("_", "-") for module in iter_modules(__path__) if module.name != "learner")
+    return names_in(__path__, "learner")
 
 
 def learner_from_keys(name: str, keys: Mapping[str, Any], model: str) -> Learner:
@@ -28,15 +27,9 @@ def learner_from_keys(name: str, keys: Mapping[str, Any], model: str) -> Learner
     """
     if name not in learner_names():
         raise ValueError(f"learner is {name!r}; it must be one of {', '.join(learner_names())}")
-    module = import_module(f".{name.replace('-', '_')}", __name__)
-    (kind,) = (
-        found
-        for found in vars(module).values()
-        if isinstance(found, type) and issubclass(found, Learner) and found.__module__ == module.__name__
-    )
+    kind = class_in(__name__, name, Learner)
     read = {field.name for field in dataclasses.fields(kind)}
     if unread := [key for key in keys if key not in read]:
         raise ValueError(f"{unread[0]} is set but learner={name} does not read it; leave it out")
     there = {"learned": Path(model_folder(model))} if "learned" in read else {}
-    learner: Learner = kind(**(there | dict(keys)))
-    return learner
+    return kind(**(there | dict(keys)))
