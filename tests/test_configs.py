@@ -118,7 +118,11 @@ def test_table_has_the_papers_values(name: str) -> None:
             assert row.score.model == "openai-community/gpt2-medium"
             assert row.score.layout == ("spaces" if row.score.learner == "in-context" else None)
             continue
-        free = {"table5": ("optimizer", "inner_optimizer", "shares_moments", "seed"), "runtime": ("batches",)}
+        free = {
+            "table5": ("optimizer", "inner_optimizer", "shares_moments", "seed"),
+            "runtime": ("batches",),
+            "ablations": ("shares_moments",),
+        }
         keys = {key for key in PAPER if hasattr(row.train, key)} - {*free.get(name, ())}
         assert {key: getattr(row.train, key) for key in keys} == {key: PAPER[key] for key in keys}
         assert row.train.layout == "metaicl"
@@ -140,6 +144,7 @@ def test_labels_of_a_table_tell_its_rows_apart(name: str) -> None:
             *("MetaICL", "MetaICL, 2 batches an update", "MetaICL, 8 batches an update"),
             *(f"MAML-2-{n}" for n in (1, 2, 4, 8)),
         ],
+        "ablations": ["MetaICL", "MAML-2-1", "FOMAML-2-1", "MAML-2-1, separate moments"],
     }
     if name in expected:
         assert labels == list(expected[name])

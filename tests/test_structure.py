@@ -13,8 +13,8 @@ import maml_en_llm
 ROOT = Path(maml_en_llm.__file__).parent
 # No room imports one to its right. Files of the package itself, such as config.py, are rooms too.
 ORDER = """
-registry names safe_yaml files progress hub results tasks sources prompts config models bilevel prediction methods training
-evaluation classifier reporting experiments push harness starter demo cli __init__ __main__
+registry names safe_yaml files progress hub results tasks sources prompts config models bilevel prediction methods
+training evaluation classifier reporting experiments push harness starter demo cli __init__ __main__
 """.split()
 
 
