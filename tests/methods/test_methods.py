@@ -21,6 +21,7 @@ from maml_en_llm.models import TrainableModel, new_gpt2, trainable_parameters
 from maml_en_llm.prediction.predictor import LabelledTask, LoadedModel
 from maml_en_llm.prompts.batches import Batch
 from maml_en_llm.tasks.collection import Example
+from on_tensors import NoBatches, OnTensors
 from unrolled import after_step, detached, maml_update, relative_error, zero_state
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods"
@@ -31,20 +32,6 @@ GRADIENT_METHODS = [name for name in method_names() if issubclass(method_type(na
 
 def config_of(method: str, **changes: Any) -> Any:
     return train_config(NOWHERE, NOWHERE, NOWHERE, method=method, **({"batches": 1000} | changes))
-
-
-class OnTensors(TrainableModel):
-    """Any loss of any parameters, without a network."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, loss: Any, parameters: Tensors) -> None:
-        self.loss, self.parameters = loss, parameters
-
-
-class NoBatches:
-    def batch(self, number: int) -> Batch:
-        raise NotImplementedError
 
 
 def learner_of(config: Any, loss: Any, parameters: Tensors) -> Any:

@@ -18,6 +18,7 @@ from maml_en_llm.models import TrainableModel
 from maml_en_llm.prompts.batches import Batch
 from maml_en_llm.tasks.collection import Example
 from maml_en_llm.training.loop import train
+from on_tensors import NoBatches
 from unrolled import detached, relative_error
 
 CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "token-weights.yaml"
@@ -25,11 +26,6 @@ CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "token-weights.yaml"
 
 def config_of(**changes: Any) -> Any:
     return train_config(Path("c"), Path("m"), Path("o"), method="token-weights", batches=1000, **changes)
-
-
-class NoBatches:
-    def batch(self, number: int) -> Batch:
-        raise NotImplementedError
 
 
 def learner_of(**changes: Any) -> Any:
