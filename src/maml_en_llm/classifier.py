@@ -20,7 +20,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from .hub import model_folder, pinned
+from .hub import pinned, weights_stamp
 from .methods import method_of_model
 from .models import pick_device
 from .prediction.features import features_of, selection_with
@@ -335,8 +335,7 @@ def predict_to_file(
                 said.add(message)
         return found
 
-    weights = sorted(Path(model_folder(classifier._pinned())).glob("*.safetensors"))
-    stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
+    stamp = weights_stamp(classifier._pinned())
     described = repr((sorted(classifier.get_params().items(), key=str), classifier._examples, stamp))
     labels = list(map(str, classifier.classes_))
     done = predict_file(Path(source), Path(output), Asked(column, options), labels, scores, described)

@@ -15,7 +15,7 @@ import tyro
 
 from ..config import DEFAULT_METHOD, AdaptConfig, EvaluateConfig, load_yaml, typed_keys
 from ..experiments import TableName
-from ..hub import model_folder, pinned
+from ..hub import existing_folder, model_folder, pinned
 from ..names import printable
 from ..progress import console
 from ..prompts.choosing import Choice
@@ -590,9 +590,7 @@ def _bring_model(words: list[str], defaults: dict[str, Any]) -> None:
         for key in ("model", "revision")
     )
     if named and not {"-h", "--help"} & set(words):
-        folder = model_folder(pinned(str(named[-1]), str(revision[-1]) if revision else None))
-        if not Path(folder).is_dir():
-            raise ValueError(f"cannot load a model from {folder}: there is no such folder")
+        existing_folder(pinned(str(named[-1]), str(revision[-1]) if revision else None))
 
 
 def training_flags(defaults: dict[str, Any], words: list[str], program: str) -> tuple[Any, TrainSwitches]:

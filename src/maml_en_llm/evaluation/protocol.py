@@ -12,7 +12,7 @@ import numpy as np
 
 from ..config import EvaluateConfig
 from ..files import check_output, only_writer
-from ..hub import model_folder
+from ..hub import weights_stamp
 from ..methods import method_of_model
 from ..methods.method import Method
 from ..models import pick_device
@@ -364,6 +364,5 @@ def task_result(task: Task, rows: Mapping[tuple[str, int], list[Prediction]], se
 def prediction_store(config: EvaluateConfig, job: Evaluation) -> PredictionStore:
     """The predictions of `config.output`, with what is left there of an evaluation of the same model and data."""
     computed = {key: value for key, value in vars(config).items() if key not in config.FREE}
-    weights = sorted(Path(model_folder(config.pinned_model)).glob("*.safetensors"))
-    stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
+    stamp = weights_stamp(config.pinned_model)
     return PredictionStore(config.output, digest([computed, repr(job.provenance), stamp, job.record.manifest_hash]))
