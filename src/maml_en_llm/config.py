@@ -69,7 +69,14 @@ class Config:
 class TrainConfig(Config):
     """Keys of every training run; a method adds its own (methods/method.py)."""
 
-    FREE: ClassVar[frozenset[str]] = Config.FREE | {"checkpoint_every", "log_every", "keep_adapter", "tensorboard"}
+    FREE: ClassVar[frozenset[str]] = Config.FREE | {
+        "checkpoint_every",
+        "log_every",
+        "keep_adapter",
+        "tensorboard",
+        "tokens_per_forward",
+        "recompute_activations",
+    }
 
     collection: Path
     """Folder of NLP tasks."""
@@ -114,6 +121,12 @@ class TrainConfig(Config):
     """auto takes a GPU if there is one."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 computes under autocast; parameters and moments stay float32."""
+    tokens_per_forward: int | None = None
+    """Most tokens of one forward and backward pass, padding included; a longer prompt is a pass of its own. It bounds
+    the memory of activations. By default as many as make it faster (docs/performance.md)."""
+    recompute_activations: bool = False
+    """Keep the inputs of transformer blocks alone and compute the rest again on the way back: less memory, a third
+    more time."""
     log_every: int = 20
     """Updates between two lines of metrics.jsonl."""
     tensorboard: bool = False
@@ -124,6 +137,7 @@ class TrainConfig(Config):
     def check(self) -> None:
         super().check()
         self.at_least(1, "batches", "batch_size", "log_every", "lora_rank", "last_blocks", "validate_examples")
+        self.at_least(1, "tokens_per_forward")
         self.at_least(0, "checkpoint_every", "validate_every")
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name, why in self.unread().items():

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from families import FAMILIES, VOCABULARY, tiny_model
 from maml_en_llm import AdamW, meta_gradient
 from maml_en_llm.bilevel.curvature import value_and_gradient
 from maml_en_llm.bilevel.steps import Tensors
-from maml_en_llm.models import PromptLoss, prompt_loss, trainable_parameters
+from maml_en_llm.models import (
+    PromptLoss,
+    choose_trainable,
+    prompt_loss,
+    recompute_activations,
+    trainable_parameters,
+)
 from maml_en_llm.prompts.batches import Batch
 from maml_en_llm.prompts.layout import EncodedPrompt
 from unrolled import relative_error
@@ -148,3 +158,85 @@ def test_positions_that_depend_on_the_longest_row_allow_no_padding() -> None:
     expected_value, expected = one_by_one(model, parameters, batch)
     assert float(value) == pytest.approx(expected_value, rel=1e-6)
     assert relative_error(gradient, expected) < 1e-6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputed_activations_change_no_gradient(family: str) -> None:
+    model = tiny_model(family)
+    model = model.double() if family in FLOAT64 else model
+    loss, parameters = PromptLoss(model), trainable_parameters(model)
+    value, gradient = value_and_gradient(loss, parameters, batch_of())
+    recompute_activations(model)
+    again, same = value_and_gradient(loss, parameters, batch_of())
+    assert float(again) == pytest.approx(float(value), rel=1e-6 if family not in FLOAT64 else 1e-12)
+    assert relative_error(same, gradient) < (1e-6 if family not in FLOAT64 else 1e-12)
+
+
+@pytest.mark.parametrize("trainable", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("curvature", "order", "limit"),
+    [
+        ("exact", "second", 1e-12),
+        ("difference", "second", 1e-8),
+        ("central", "second", 1e-8),
+        ("exact", "first", 1e-12),
+    ],
+)
+def test_nor_a_meta_gradient(curvature: Any, order: Any, limit: float, trainable: Any) -> None:
+    found = []
+    for recompute in (False, True):
+        model = tiny_model("llama").double()
+        if recompute:
+            recompute_activations(model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = choose_trainable(model, trainable)
+        loss, parameters = PromptLoss(model, tokens_per_forward=50), trainable_parameters(model)
+        support, query = ([[batch_of(seed=seed), batch_of(seed=seed + 1)]] for seed in (1, 3))
+        step = AdamW(1e-3, eps=1e-3)
+        result = meta_gradient(loss, parameters, support, query, step, order=order, curvature=curvature)
+        found.append(result.gradients)
+    assert relative_error(found[1], found[0]) < limit
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of tensors that were made within it and live: now, and at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and id(tensor.untyped_storage()) not in self.seen:
+                storage = tensor.untyped_storage()
+                self.seen.add(id(storage))
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._gone, id(storage), storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _gone(self, number: int, size: int) -> None:
+        self.seen.discard(number)
+        self.now -= size
+
+
+@pytest.mark.parametrize("curvature", ["first", "difference"])
+def test_recomputed_activations_take_less_memory(curvature: str) -> None:
+    def peak(recompute: bool, tokens_per_forward: int) -> int:
+        model = tiny_model("gpt2", n_layer=12)
+        if recompute:
+            recompute_activations(model)
+        loss, parameters = PromptLoss(model, tokens_per_forward=tokens_per_forward), trainable_parameters(model)
+        batches = [[batch_of([(200, 2)] * 4, seed=seed)] for seed in (0, 1)]
+        order: Any = {"order": "first"} if curvature == "first" else {"curvature": curvature}
+        gc.collect()
+        with Live() as live:
+            meta_gradient(loss, parameters, batches[:1], batches[1:], **order)
+        return live.peak
+
+    whole = peak(False, 1000)
+    assert peak(True, 1000) < 0.5 * whole
+    assert peak(False, 1) < 0.5 * whole

@@ -74,6 +74,8 @@ class LinearHead(Method):
             "lora_rank",
             "last_blocks",
             "precision",
+            "tokens_per_forward",
+            "recompute_activations",
         )
         return super().unread() | dict.fromkeys(keys, "method=linear-head")
 

@@ -94,8 +94,9 @@ class TokenWeightsLearner(GradientLearner):
 
     def __init__(self, method: TokenWeights, model: TrainableModel, sampler: Sampler) -> None:
         super().__init__(method, model, sampler)
-        self.loss = ModelLoss(model.network, model.loss.autocast)
-        self.inner_loss = WeightedLoss(model.network, model.loss.autocast)
+        options = model.loss.autocast, model.loss.tokens_per_forward
+        self.loss = ModelLoss(model.network, *options)
+        self.inner_loss = WeightedLoss(model.network, *options)
         embeddings = model.network.get_input_embeddings().weight
         uniform = math.log(math.e - 1)  # softplus of it is 1: the ordinary next-token loss
         self.parameters = self.parameters | {WEIGHTS: embeddings.new_full(embeddings.shape[:1], uniform).detach()}

@@ -13,6 +13,7 @@ from .processes import join as join
 from .trainable import TrainableModel as TrainableModel
 from .trainable import choose_trainable as choose_trainable
 from .trainable import merge_trained as merge_trained
+from .trainable import recompute_activations as recompute_activations
 from .trainable import trainable_parameters as trainable_parameters
 from .untrained import new_gpt2 as new_gpt2
 from .untrained import train_tokenizer as train_tokenizer

@@ -7,12 +7,14 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import Trainable
 from ..hub import commit_of
@@ -73,6 +75,21 @@ def _blocks(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     return max(lists, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
 
 
+def recompute_activations(model: Any) -> None:
+    """Lets `model` keep the inputs of its transformer blocks alone for the backward pass, which computes the rest again.
+
+    Gradients and Hessian-vector products stay what they are. Raises ValueError for a model that has no list of blocks.
+    """
+    try:
+        _, blocks = _blocks(model)
+    except ValueError:
+        raise ValueError(
+            f"a {type(model).__name__} has no list of blocks to recompute; leave recompute_activations out"
+        ) from None
+    for block in blocks:  # random numbers need no care: in evaluation mode nothing draws any
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+
+
 def merge_trained(model: Any) -> Any:
     """The plain Hugging Face model with what was learned in it."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
@@ -96,10 +113,11 @@ class TrainableModel:
         autocast: torch.dtype | None = None,
         adapter_of: str | None = None,
         processes: Processes = Processes(),  # noqa: B008 (frozen)
+        tokens_per_forward: int | None = None,
     ) -> None:
         self.network, self.tokenizer, self.adapter_of = network, tokenizer, adapter_of
         self.parameters = {name: parameter.detach() for name, parameter in trainable_parameters(network).items()}
-        self.loss = PromptLoss(network, autocast, processes=processes)
+        self.loss = PromptLoss(network, autocast, tokens_per_forward, processes)
 
     @property
     def device(self) -> torch.device:

@@ -22,6 +22,7 @@ from ..models import (
     load_model,
     load_tokenizer,
     pick_device,
+    recompute_activations,
 )
 from ..prediction.features import selection_with
 from ..prediction.predictor import LoadedModel
@@ -182,10 +183,12 @@ def trainable_model(
     network = load_model(config.pinned_model, device)
     check_tokenizer(tokenizer, network, config.model)
     check_context(network, config.max_tokens, config.model)
+    if config.recompute_activations:
+        recompute_activations(network)
     network = choose_trainable(network, config.trainable, config.lora_rank, config.last_blocks)
     autocast = torch.bfloat16 if config.precision == "bfloat16" else None
     adapter_of = config.pinned_model if config.keep_adapter else None
-    return TrainableModel(network, tokenizer, autocast, adapter_of, processes)
+    return TrainableModel(network, tokenizer, autocast, adapter_of, processes, config.tokens_per_forward)
 
 
 def training_batches(config: Method, collection: Collection, tokenizer: Any) -> Sampler:
