@@ -180,6 +180,29 @@ def reproduce(
     print(runs.run())
 
 
+def reproduce_inner_loops(
+    output: Path = Path("reproduction"),
+    rows: tuple[str, ...] = (),
+    batches: int = 30_000,
+    shots: tuple[int, ...] = (10, 5),
+    waves: int = 600,
+    seed: int = 100,
+) -> None:
+    """Compare MAML, FOMAML, Reptile, ANIL, Meta-SGD, MAML++ and BMG on sine waves: what is finished stays.
+
+    Args:
+        output: OUTPUT/inner-loops/ is for the parts and the report.
+        rows: Only these methods.
+        batches: Training length of every row, in batches of K points.
+        shots: K, points of a wave that a step learns from.
+        waves: New waves that are scored.
+        seed: Of the training.
+    """
+    from ..experiments.inner_loops import inner_loops as run
+
+    print(run(output, rows=rows, batches=batches, shots=shots, waves=waves, seed=seed))
+
+
 def tune(
     table: tyro.conf.Positional[TableName],
     setting: str,
@@ -507,6 +530,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "stream": stream,
     "compare": compare,
     "reproduce": reproduce,
+    "reproduce inner-loops": reproduce_inner_loops,
     "tune": tune,
     "predict": predict,
     "report": report,
