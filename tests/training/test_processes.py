@@ -1,4 +1,4 @@
-"""A training by several processes computes what one computes."""
+"""Several processes compute what one computes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,33 @@ import pytest
 import torch
 
 import maml_en_llm
-from builders import train_config
+from builders import evaluate_config, train_config
 from interruptions import weights
 from maml_en_llm.config import to_yaml
+from maml_en_llm.evaluation.protocol import evaluate
 from maml_en_llm.models import Processes
 from maml_en_llm.training.checkpoint import read_metrics
 from maml_en_llm.training.loop import train
-from ranks import CASES, trained
+from ranks import CASES, predict_rows, trained
 from unrolled import relative_error
 
 pytestmark = pytest.mark.slow
 # A large eps: from zero moments AdamW's first step is a sign, which rounding may turn.
+SCORED: dict[str, Any] = {"seeds": (100, 13, 21), "setting": "free", "orders": 2}  # three seeds of one task
+ROWS = "text,number\n" + "".join(f"a fish number {i},{i}\n" for i in range(7)) + ",7\n"
 SMALL: dict[str, Any] = {"batch_size": 3, "batches": 8, "adam_eps": 1e-3}
 
 
 @pytest.fixture(scope="module")
 def two(collection_folder: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes made: RANK.pt, the run `whole`, and the run `cut`, stopped in its second update."""
+    """What two processes made: RANK.pt, scored.json, predicted.csv, the run `whole`, the run `sharded`, stopped and
+    continued, and the run `cut`, stopped in its second update."""
     folder = tmp_path_factory.mktemp("two")
-    for name in ("whole", "cut"):
-        config = train_config(collection_folder, model_folder, folder / name, **SMALL)
+    scored = evaluate_config(collection_folder, model_folder, folder / "scored.json", **SCORED)
+    (folder / "scored.yaml").write_text(to_yaml(scored), encoding="utf-8")
+    (folder / "rows.csv").write_text(ROWS, encoding="utf-8")
+    for name in ("whole", "sharded", "cut"):
+        config = train_config(collection_folder, model_folder, folder / name, **SMALL, shard=name == "sharded")
         (folder / f"{name}.yaml").write_text(to_yaml(config), encoding="utf-8")
     here = [str(Path(maml_en_llm.__file__).parents[1]), str(Path(__file__).parents[1])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(here), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -58,9 +65,41 @@ def test_processes_learn_what_one_process_learns(name: str, two: Path) -> None:
     expected = {key: tensor.double() for key, tensor in trained(case, Processes()).items()}
     # A finite difference divides what rounding leaves by its step, 1e-6.
     limit = 1e-12 if case.get("curvature", "exact") == "exact" and case["method"] != "meta-sgd" else 1e-8
-    for rank in range(2):
+    assert expected
+    for rank in range(1 if case.get("shard") else 2):
         found = torch.load(two / f"{rank}.pt", weights_only=True)[name]
         assert relative_error({key: tensor.double() for key, tensor in found.items()}, expected) < limit
+
+
+def test_evaluation_by_processes_writes_the_same_files(
+    two: Path, collection_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    results = evaluate(evaluate_config(collection_folder, model_folder, tmp_path / "scored.json", **SCORED))
+    assert len(results.seeds) == 3
+    names = ("scored.predictions.jsonl", "scored.json")
+    (ours, found), (theirs, expected) = ([(folder / name).read_text() for name in names] for folder in (two, tmp_path))
+    assert ours == theirs
+    assert not (two / "scored.unfinished.jsonl").exists()
+    first, second = json.loads(found), json.loads(expected)
+    assert first["run"]["hardware"].startswith("2 processes, each ")
+    for record in (first, second):
+        del record["run"], record["config"]["output"]
+    assert first == second
+
+
+def test_rows_predicted_by_processes_are_the_same_file(two: Path, model_folder: Path, tmp_path: Path) -> None:
+    predict_rows(str(model_folder), two / "rows.csv", tmp_path / "predicted.csv")
+    for name in ("predicted.csv", "predicted.csv.bad-rows.jsonl"):
+        assert (two / name).read_bytes() == (tmp_path / name).read_bytes()
+    assert not (two / "predicted.csv.unfinished.jsonl").exists()
+
+
+def test_a_sharded_run_that_was_stopped_ends_in_a_plain_model(two: Path, one: Path) -> None:
+    assert relative_error(weights(two / "sharded/model"), weights(one / "model")) < 1e-6
+    for name in ("config.json", "tokenizer.json"):
+        assert (two / "sharded/model" / name).read_bytes() == (one / "model" / name).read_bytes()
+    records = [json.loads((run / "model/maml_en_llm.json").read_text()) for run in (two / "sharded", one)]
+    assert records[0]["trained_parameters"] == records[1]["trained_parameters"]
 
 
 def test_a_run_of_two_processes_is_a_run(two: Path, one: Path) -> None:

@@ -540,6 +540,8 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 
 
+SHARED = {"train", "evaluate", "predict"}  # over the processes that torchrun starts
+
 USAGE = "usage: maml-en-llm VERB [--flags]   (VERB --help shows its flags; --debug tracebacks; --version)"
 
 
@@ -562,6 +564,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"maml-en-llm: unknown verb {' '.join(words[:2])!r}\n{listing}", file=sys.stderr)
         return 2
     try:
+        check_processes(verb)
         run(VERBS[verb], words[len(verb.split()) :], verb)
     except ValueError as error:
         print(f"maml-en-llm {verb}: {printable(str(error))}", file=sys.stderr)
@@ -584,6 +587,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"maml-en-llm {verb}: {type(error).__name__}: {text}; {where}", file=sys.stderr)
         return 2
     return 0
+
+
+def check_processes(verb: str) -> None:
+    """ValueError when torchrun started several processes for what one does; all but the first print no results."""
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) == 1:
+        return
+    if verb not in SHARED:
+        rows = ", as often as you like: such commands share the rows of a table" if verb == "reproduce" else ""
+        raise ValueError(f"torchrun started {count} processes but {verb} is for one; start it without torchrun{rows}")
+    if int(os.environ.get("RANK", "0")):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
 
 
 def run(function: Callable[..., None], words: list[str], verb: str) -> None:
