@@ -81,7 +81,7 @@ def recompute_activations(model: Any) -> None:
     Gradients and Hessian-vector products stay what they are. Raises ValueError for a model that has no list of blocks.
     """
     try:
-        _, blocks = _blocks(model)
+        _, blocks = blocks_of(model)
     except ValueError:
         raise ValueError(
             f"a {type(model).__name__} has no list of blocks to recompute; leave recompute_activations out"
