@@ -14,9 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, Shard
 
 from ..prompts.batches import Batch
 from .loading import load_model, save_model
@@ -133,6 +130,9 @@ class ShardedModel(TrainableModel):
         device: torch.device,
         start: str,
     ) -> None:
+        from torch.distributed.device_mesh import init_device_mesh  # slow imports, which others need not wait for
+        from torch.distributed.fsdp import FSDPModule, fully_shard
+
         if processes.count == 1:
             raise ValueError("shard is set but there is one process; start several by torchrun, or leave it out")
         self.network, self.tokenizer, self.adapter_of = network, tokenizer, None
@@ -201,6 +201,8 @@ class ShardedModel(TrainableModel):
             save_model(network, self.tokenizer, folder, files)
 
     def _whole(self, name: str, shard: Tensor) -> Tensor:
+        from torch.distributed.tensor import DTensor, Shard
+
         shape, stride = self.like[name]
         return DTensor.from_local(
             shard, self.mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
