@@ -201,7 +201,8 @@ def inner_loops(
                 folder / "parts", f"{row} K {points}", about,
                 lambda: trained(row, points, best, batches, waves, seed),  # noqa: B023
             )  # fmt: skip
-            cells = [f"{mean:.2f} ± {1.96 * error:.2f}" for mean, error in found["errors"].values()]
+            means = [(mean, 1.96 * error) for mean, error in found["errors"].values()]
+            cells = [f"{mean:.2f} ± {error:.2f}" if math.isfinite(mean) else "diverges" for mean, error in means]
             console.print(f"{row}, K = {points}: {', '.join(cells)}", markup=False)
             took = [found["updates"], found["seconds"], found["peak_memory_bytes"] / 1024]
             lines.append([row, points, best, *cells, *took])
