@@ -13,7 +13,7 @@ import torch
 import maml_en_llm
 from maml_en_llm import cli
 from maml_en_llm.experiments import inner_loops
-from maml_en_llm.experiments.inner_loops import ROWS, Training, draw, errors, rate
+from maml_en_llm.experiments.inner_loops import ROWS, Training, draw, errors, lowest, rate
 
 
 def test_a_step_moves_what_its_method_moves_at_the_rate_that_it_learned() -> None:
@@ -58,6 +58,11 @@ def test_errors_are_those_of_plain_steps() -> None:
     assert float(found[1][0]) == pytest.approx(float(inner_loops.squared_error(moved, query).detach()), rel=1e-5)
 
 
+def test_p046_the_search_is_the_minimum_of_the_grid() -> None:
+    assert lowest({1e-3: 3.0, 1e-2: 1.0, 3e-2: 2.0, 1e-1: None}) == 1e-2
+    assert lowest({1e-3: None, 1e-2: 5.0}) == 1e-2
+
+
 def run(*words: str) -> str:
     """The standard output of the verb, in a process of its own: waves are no batches of prompts, which types are
     checked for in this one."""
@@ -67,7 +72,7 @@ def run(*words: str) -> str:
 
 
 def test_the_verb_does_what_is_not_done_and_reports_all(tmp_path: Path) -> None:
-    words = ["--output", str(tmp_path), "--batches", "500", "--shots", "5", "--waves", "40", "--rows", "MAML"]
+    words = ["--output", str(tmp_path), "--batches", "500", "--shots", "5", "--waves", "20", "--rows", "MAML"]
     run(*words)
     of_maml = sorted((tmp_path / "inner-loops" / "parts").iterdir())
     assert len(of_maml) == 4  # three learning rates, then the best

@@ -15,7 +15,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,11 @@ def tried(row: str, points: int, lr: float, batches: int, waves: int, seed: int)
     return {"error": error if math.isfinite(error) else None}
 
 
+def lowest(tries: Mapping[float, float | None]) -> float:
+    """The learning rate with the lowest error; those with none went wrong."""
+    return min(tries, key=lambda lr: math.inf if (error := tries[lr]) is None else error)
+
+
 def trained(row: str, points: int, lr: float, batches: int, waves: int, seed: int) -> dict[str, Any]:
     """Errors on test waves by number of steps, with the standard error of each mean; what it took."""
     training = Training(row, points, lr, seed)
@@ -190,12 +195,12 @@ def inner_loops(
     with only_writer(folder):
         for row, points in itertools.product(rows or ROWS, shots):
             about = {"row": row, "keys": ROWS[row], "waves": waves, "seed": seed}
-            tries = {}
+            tries: dict[float, float | None] = {}
             for lr in RATES:
                 a_try = about | {"points": shots[0], "lr": lr, "batches": batches // 5}
                 compute = lambda lr=lr: tried(row, shots[0], lr, batches // 5, waves, seed)  # noqa: B023, E731
                 tries[lr] = once(folder / "parts", f"{row} lr {lr:g}", a_try, compute)["error"]
-            best = min(RATES, key=lambda lr: math.inf if tries[lr] is None else tries[lr])
+            best = lowest(tries)
             about |= {"points": points, "lr": best, "batches": batches}
             found = once(
                 folder / "parts", f"{row} K {points}", about,
