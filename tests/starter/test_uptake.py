@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from maml_en_llm import cli
 from maml_en_llm.models import load_model, load_tokenizer
 from maml_en_llm.starter import uptake
-from maml_en_llm.starter.uptake import OneDocument, Sizes, Texts, best, ids_of, rewritten, salience, weights_of
+from maml_en_llm.starter.uptake import OneDocument, Sizes, Texts, best, ids_of, rewritten, salience, tf_idf, weights_of
 
 SMALL = Sizes(documents=3, train_documents=6, updates=1, probes=1)
 
@@ -46,6 +47,12 @@ def test_p056_of_equal_models_all_weights_are_equal() -> None:
     assert all(found[token] > 0 for token in shown)
     unseen = [token for token in range(len(found)) if token not in shown]
     assert np.ptp(found[unseen]) == 0
+
+
+def test_rare_words_weigh_more_by_their_document_frequency() -> None:
+    the, red, dog, small = range(4)
+    weights = tf_idf([[the, red, red], [the, dog, red], [the, small]], 5)
+    assert weights == pytest.approx([0, math.log(4 / 3), math.log(4 / 2), math.log(4 / 2), math.log(4)])
 
 
 @pytest.mark.parametrize("kind", ["uniform", "random", "TF-IDF"])

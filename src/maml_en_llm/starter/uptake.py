@@ -186,15 +186,20 @@ def weights_of(kind: str, folder: Path, texts: Texts, seed: int) -> np.ndarray:
         weights = np.ones(rows)
     elif kind == "random":
         weights = random_generator("weights", seed).gamma(1.0, size=rows)
-    elif kind == "TF-IDF":  # the text of a step gives the TF
-        seen = Counter(token for d in documents for token in set(ids_of(d.text, tokenizer)))
-        weights = np.array([math.log((1 + len(documents)) / (1 + seen[token])) for token in range(rows)])
+    elif kind == "TF-IDF":
+        weights = tf_idf([ids_of(d.text, tokenizer) for d in documents], rows)
     elif kind == "learned":
         weights = np.array(json.loads((folder / "token_weights.json").read_text(encoding="utf-8")))
     else:
         read = [ids_of(d.text, tokenizer) for d in documents]
         weights = salience(load_model(str(folder)), load_model("starter"), read)
     return weights / (weights[tokens].mean() or 1.0)
+
+
+def tf_idf(texts: Sequence[Sequence[int]], rows: int) -> np.ndarray:
+    """Inverse document frequency of each entry of the vocabulary; the text of a step gives the TF."""
+    seen = Counter(token for text in texts for token in set(text))
+    return np.array([math.log((1 + len(texts)) / (1 + seen[token])) for token in range(rows)])
 
 
 def ids_of(text: str, tokenizer: Any) -> list[int]:
