@@ -8,7 +8,7 @@ task's gradient at the start differs from the mean of all tasks of the batch:
     v_i(phi) = grad L_i(phi) - c_i,    c_i = strength * (grad L_i(theta) - mean over j of grad L_j(theta))
 
 Corrections sum to zero, so the mean of the estimates is the mean of the plain gradients. Printed is how much the
-first-order meta-gradient differs from batch to batch at the same weights, and the error on new waves after a plain step.
+first-order meta-gradient differs from batch to batch at the same weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from maml_en_llm.bilevel import value_and_gradient
-from maml_en_llm.experiments.inner_loops import RATE, TEST, WAVES, Net, Training, Wave, draw, errors
+from maml_en_llm.experiments.inner_loops import RATE, TEST, WAVES, Training, Wave, draw, errors, squared_error
 
 Tensors = dict[str, Tensor]
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -44,18 +44,18 @@ def meta_gradient(theta: Tensors, waves: Sequence[Wave], strength: float, steps:
     """The first-order meta-gradient of copies that take `steps` corrected steps."""
     total = {name: torch.zeros_like(p) for name, p in theta.items()}
     for (support, query), correction in zip(
-        waves, corrections(Net.loss, theta, [support for support, _ in waves], strength), strict=True
+        waves, corrections(squared_error, theta, [support for support, _ in waves], strength), strict=True
     ):
         phi = dict(theta)
         for _ in range(steps):
-            phi = {n: phi[n] - RATE * v for n, v in estimate(Net.loss, phi, support, correction).items()}
-        for name, gradient in value_and_gradient(Net.loss, phi, query)[1].items():
+            phi = {n: phi[n] - RATE * v for n, v in estimate(squared_error, phi, support, correction).items()}
+        for name, gradient in value_and_gradient(squared_error, phi, query)[1].items():
             total[name] += gradient / len(waves)
     return total
 
 
 def variance(theta: Tensors, strength: float, batches: int = 50) -> float:
-    """The sum over coordinates of the variance of the meta-gradient over batches of waves, which are always the same."""
+    """The sum over coordinates of the variance of the meta-gradient over batches of waves, always the same ones."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for _ in range(batches):

@@ -1,5 +1,5 @@
-"""P016: what other libraries for meta-learning compute. learn2learn and higher do not build with today's Python, and what
-they do is written out here; TorchOpt is compared where it is installed (`pip install torchopt`)."""
+"""P016: what other libraries for meta-learning compute. learn2learn and higher do not build with today's Python, and
+what they do is written out here; TorchOpt is compared where it is installed (`pip install torchopt`)."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_x01_with_weight_on_the_last_step_alone_it_is_meta_sgd(monkeypatch: pyte
     assert relative_error(ours, theirs) < 1e-12
 
 
-def test_the_weights_begin_equal_and_end_at_a_floor() -> None:
+def test_x01_the_weights_begin_equal_and_end_at_a_floor() -> None:
     assert query_weights(0, 5, 100) == pytest.approx([0.2] * 5)
     assert query_weights(50, 5, 100) == pytest.approx([0.1] * 4 + [0.6])
     assert query_weights(1000, 5, 100) == pytest.approx([0.006] * 4 + [0.976])

@@ -52,7 +52,7 @@ def weighted(network: Any, parameters: Any, w: torch.Tensor | None, batch: Batch
 
 
 @pytest.mark.parametrize(("k", "n"), [(1, 1), (2, 2)])
-def test_an_update_equals_autograd_by_the_model_and_by_the_weights(k: int, n: int) -> None:
+def test_p045_an_update_equals_autograd_by_the_model_and_by_the_weights(k: int, n: int) -> None:
     """One outer step of SGD, in float64, so that both meta-gradients can be read off."""
     own = {"inner_steps": k, "copies": n, "inner_lr": 0.3, "optimizer": "sgd", "gradient_clip": None}
     learner = learner_of(lr=0.1, weights_lr=0.2, curvature="exact", **own)

@@ -203,6 +203,30 @@ def reproduce_inner_loops(
     print(run(output, rows=rows, batches=batches, shots=shots, waves=waves, seed=seed))
 
 
+def reproduce_uptake(
+    output: Path = Path("reproduction"),
+    training_seeds: tuple[int, ...] = (100, 13, 21),
+    documents: int = 40,
+    train_documents: int = 700,
+    updates: int = 250,
+    probes: int = 8,
+) -> None:
+    """Compare learned, uniform, random and TF-IDF token weights by what one step on a document teaches.
+
+    Args:
+        output: OUTPUT/uptake/ is for models, parts and the report; what is finished in it is not done again.
+        training_seeds: Models and weights are trained once with each.
+        documents: New documents that are scored.
+        train_documents: Documents of each of the two stages of training.
+        updates: Length of each stage.
+        probes: Unrelated texts that drift is measured on.
+    """
+    from ..starter.uptake import Sizes
+    from ..starter.uptake import uptake as run
+
+    print(run(output, training_seeds=training_seeds, sizes=Sizes(documents, train_documents, updates, probes)))
+
+
 def tune(
     table: tyro.conf.Positional[TableName],
     setting: str,
@@ -531,6 +555,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "reproduce": reproduce,
     "reproduce inner-loops": reproduce_inner_loops,
+    "reproduce uptake": reproduce_uptake,
     "tune": tune,
     "predict": predict,
     "report": report,

@@ -5,8 +5,8 @@ OUTPUT/inner-loops/parts/    one file a learning rate that was tried and a row t
 OUTPUT/inner-loops/report/   the report
 
 A method sees `batches` batches of K points, 2k of each of 5 new waves an update, with a k of its own: gradients are as
-many, products with the curvature and BMG's steps to its target not counted. Its learning rate is the best of three, each
-tried with a fifth of the batches on waves that are neither trained on nor reported, at the first K.
+many, products with the curvature and BMG's steps to its target not counted. Its learning rate is the best of three,
+each tried with a fifth of the batches on waves that are neither trained on nor reported, at the first K.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +60,22 @@ class Waves:
 class Net(TrainableModel):
     """A network 1-40-40-1 in place of a language model: what learners read of one."""
 
-    device = torch.device("cpu")  # type: ignore[assignment]
+    device = torch.device("cpu")
 
     def __init__(self, generator: torch.Generator) -> None:
+        self.loss: Any = squared_error
         self.parameters = {}
         for layer, (before, after) in enumerate(itertools.pairwise((1, 40, 40, 1)), start=1):
             for name, shape in ((f"w{layer}", (before, after)), (f"b{layer}", (after,))):
                 self.parameters[name] = (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(before)
 
-    @staticmethod
-    def loss(p: Tensors, batch: tuple[Tensor, Tensor]) -> Tensor:
-        x, y = batch
-        x = torch.relu(x @ p["w1"] + p["b1"])
-        x = torch.relu(x @ p["w2"] + p["b2"])
-        return ((x @ p["w3"] + p["b3"] - y) ** 2).mean()
+
+def squared_error(p: Tensors, batch: tuple[Tensor, ...]) -> Tensor:
+    """Of that network."""
+    x, y = batch
+    x = torch.relu(x @ p["w1"] + p["b1"])
+    x = torch.relu(x @ p["w2"] + p["b2"])
+    return ((x @ p["w3"] + p["b3"] - y) ** 2).mean()
 
 
 def draw(generator: torch.Generator, points: int) -> Wave:
@@ -120,8 +122,8 @@ def errors(learner: Any, points: int, waves: int, seed: int) -> dict[int, Tensor
     found = {}
     for step in range(STEPS + 1):
         if step in (0, 1, STEPS):
-            found[step] = vmap(Net.loss)(adapted, query)
-        gradients = vmap(grad(Net.loss))(adapted, support)
+            found[step] = vmap(squared_error)(adapted, query)
+        gradients = vmap(grad(squared_error))(adapted, support)
         adapted = {name: p - rate(learner, name, step) * gradients[name] for name, p in adapted.items()}
     return found
 
@@ -139,7 +141,7 @@ def peak_memory(training: Training) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes to standard error
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         training.update(0.0)
-    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = profile.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     return max(itertools.accumulate((change for _, change in changes), initial=0))
 
@@ -153,6 +155,11 @@ def tried(row: str, points: int, lr: float, batches: int, waves: int, seed: int)
     except ValueError:  # a loss that is not finite
         error = math.inf
     return {"error": error if math.isfinite(error) else None}
+
+
+def lowest(tries: Mapping[float, float | None]) -> float:
+    """The learning rate with the lowest error; those with none went wrong."""
+    return min(tries, key=lambda lr: math.inf if (error := tries[lr]) is None else error)
 
 
 def trained(row: str, points: int, lr: float, batches: int, waves: int, seed: int) -> dict[str, Any]:
@@ -188,18 +195,19 @@ def inner_loops(
     with only_writer(folder):
         for row, points in itertools.product(rows or ROWS, shots):
             about = {"row": row, "keys": ROWS[row], "waves": waves, "seed": seed}
-            tries = {}
+            tries: dict[float, float | None] = {}
             for lr in RATES:
                 a_try = about | {"points": shots[0], "lr": lr, "batches": batches // 5}
                 compute = lambda lr=lr: tried(row, shots[0], lr, batches // 5, waves, seed)  # noqa: B023, E731
                 tries[lr] = once(folder / "parts", f"{row} lr {lr:g}", a_try, compute)["error"]
-            best = min(RATES, key=lambda lr: math.inf if tries[lr] is None else tries[lr])
+            best = lowest(tries)
             about |= {"points": points, "lr": best, "batches": batches}
             found = once(
                 folder / "parts", f"{row} K {points}", about,
                 lambda: trained(row, points, best, batches, waves, seed),  # noqa: B023
             )  # fmt: skip
-            cells = [f"{mean:.2f} ± {1.96 * error:.2f}" for mean, error in found["errors"].values()]
+            means = [(mean, 1.96 * error) for mean, error in found["errors"].values()]
+            cells = [f"{mean:.2f} ± {error:.2f}" if math.isfinite(mean) else "diverges" for mean, error in means]
             console.print(f"{row}, K = {points}: {', '.join(cells)}", markup=False)
             took = [found["updates"], found["seconds"], found["peak_memory_bytes"] / 1024]
             lines.append([row, points, best, *cells, *took])
