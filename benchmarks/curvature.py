@@ -120,7 +120,7 @@ def differences_of_bfloat16() -> Iterator[None]:
     """Within this context the engine takes differences of gradients in bfloat16, which it otherwise never does."""
     steps = {torch.float32: 3e-3}
     with (
-        mock.patch("maml_en_llm.bilevel.meta_gradient.in_full_precision", copy),
+        mock.patch("maml_en_llm.bilevel.exploration.in_full_precision", copy),
         mock.patch.dict(curvature.RELATIVE_STEP, steps),
     ):
         yield

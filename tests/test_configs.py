@@ -28,7 +28,6 @@ PAPER = {
     "inner_lr": 1e-5,
     "inner_steps": 1,
     "shares_moments": True,
-    "precision": "float32",
     "seed": 100,
 }
 

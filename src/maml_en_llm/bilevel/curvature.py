@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .steps import Norms, Tensors, blocks, global_norm
+from .steps import Norms, Tensors, blocks, global_norm, waits_for_numbers
 
 Curvature = Literal["exact", "difference", "central"]
 Loss = Callable[[Tensors, Any], Tensor]
 Consume = Callable[[str, Tensor], None]
-Add = Callable[[str, Tensor, Tensor | None, float], None]
+Add = Callable[[str, Tensor, Tensor | None, float | Tensor], None]
 
 # ||eps * u|| / ||phi|| of a finite difference, where its truncation and rounding errors balance; measured on trained
 # models by benchmarks/curvature.py, see docs/performance.md.
@@ -243,8 +243,10 @@ def central(loss: Loss, point: Point, direction: Tensors, add: Add) -> None:
         stream_gradient(loss, {**point.parameters, **direction}, point.batch, subtract)
 
 
-def move_along_(point: Point, direction: Tensors, norms: Norms | None = None) -> float | None:
-    """Turns `direction` into point.parameters + eps * direction, in place; returns eps, None when it is all zero.
+def move_along_(point: Point, direction: Tensors, norms: Norms | None = None) -> float | Tensor | None:
+    """Turns `direction` into point.parameters + eps * direction, in place; returns eps.
+
+    Where nobody waits for numbers it is a tensor; elsewhere None when the direction is all zero.
 
     eps makes the move RELATIVE_STEP of the parameters' norm (at least SMALLEST_SCALE each). Coordinates without a
     gradient (embeddings of absent tokens, dead ReLU units) need care: AdamW's derivative is up to 1 / eps(AdamW)
@@ -259,22 +261,34 @@ def move_along_(point: Point, direction: Tensors, norms: Norms | None = None) ->
                 lengths.append(torch.linalg.vector_norm(gradient.sign().mul_(part)))
                 sizes.append(torch.linalg.vector_norm(phi))
                 seen += part.numel()
-    length, size = (float(torch.linalg.vector_norm(torch.stack(n))) * (total / seen) ** 0.5 for n in (lengths, sizes))
+    found, scale = [torch.linalg.vector_norm(torch.stack(n)) for n in (lengths, sizes)], (total / seen) ** 0.5
     ones = total**0.5  # the norm of as many ones
-    if norms is not None:
-        length, size, ones = norms(length, size, ones)
-    length = length or float(global_norm(direction, norms))
-    if not length > 0:
-        return None
+    length: Any
+    size: Any
+    if norms is None and waits_for_numbers(found[0].device):
+        length, size = (norm * scale for norm in found)
+        length = torch.where(length > 0, length, global_norm(direction))
+        length = torch.where(length > 0, length, 1.0)  # a direction that is all zero moves nothing
+        size = size.clamp(min=SMALLEST_SCALE * ones)
+    else:
+        length, size = (float(norm) * scale for norm in found)
+        if norms is not None:
+            length, size, ones = norms(length, size, ones)
+        length = length or float(global_norm(direction, norms))
+        if not length > 0:
+            return None
+        size = max(size, SMALLEST_SCALE * ones)
     assert point.precision is not None
-    size = max(size, SMALLEST_SCALE * ones)
-    epsilon = RELATIVE_STEP[point.precision] * size / length
+    epsilon: float | Tensor = RELATIVE_STEP[point.precision] * size / length
     limit = length / ones
     for name, u in direction.items():
         for part, gradient, phi in blocks(u, point.gradient[name], point.parameters[name].detach()):
             has_gradient = gradient.sign().abs_()  # 0 or 1, in less time than `where` takes
             moved = part.clamp(-limit, limit).lerp_(part, has_gradient)
-            torch.add(phi, moved, alpha=epsilon, out=part)
+            if isinstance(epsilon, Tensor):
+                torch.addcmul(phi, moved, epsilon, out=part)
+            else:
+                torch.add(phi, moved, alpha=epsilon, out=part)
     return epsilon
 
 

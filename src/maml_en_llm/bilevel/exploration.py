@@ -32,7 +32,7 @@ from .curvature import (
     replayed,
     stream_gradient,
 )
-from .steps import Moments, Step, Tensors, Used, blocks, pull_back_by_formula
+from .steps import Moments, Step, Tensors, Used, blocks, figure, pull_back_by_formula, waits_for_numbers
 
 Order = Literal["second", "first"]
 Trajectory = Literal["keep", "recompute", "replay"]
@@ -169,8 +169,10 @@ class Problem:
                 if kind in totals and adjoint is not None:
                     totals[kind].add_(adjoint.sum_to_size(totals[kind].shape), alpha=self.weight)
 
-    def steep_share(self) -> float:
-        return float(sum(int(count) for count in self.steep) / max(self.coordinates, 1))
+    def steep_share(self) -> float | Tensor:
+        if not self.steep:
+            return 0.0
+        return figure(torch.stack(self.steep).sum() / max(self.coordinates, 1))
 
     # ---- the support loss
 
@@ -458,7 +460,9 @@ class Copy:
         else:
             del self.after[name]
 
-    def _add(self, start: bool, name: str, part: Tensor, minus: Tensor | None = None, scale: float = 1.0) -> None:
+    def _add(
+        self, start: bool, name: str, part: Tensor, minus: Tensor | None = None, scale: float | Tensor = 1.0
+    ) -> None:
         """Adds scale * (part - minus) to the adjoint; at the start of the copy, that is the meta-gradient."""
         if start or name in self.problem.held:
             accumulate(self.problem.total, name, part, scale * self.problem.weight, minus)
@@ -466,8 +470,11 @@ class Copy:
             accumulate(self.adjoint, name, part, scale, minus)
 
 
-def accumulate(total: Tensors, name: str, part: Tensor, weight: float, minus: Tensor | None = None) -> None:
+def accumulate(total: Tensors, name: str, part: Tensor, weight: float | Tensor, minus: Tensor | None = None) -> None:
     """total[name] += weight * (part - minus), taking over the memory of the first part and overwriting any part."""
+    if isinstance(weight, Tensor):
+        part = (part if minus is None else part.sub_(minus)).mul_(weight)
+        weight, minus = 1.0, None
     if name not in total:
         if minus is not None:
             part.sub_(minus)
@@ -478,8 +485,8 @@ def accumulate(total: Tensors, name: str, part: Tensor, weight: float, minus: Te
 
 
 def finite(value: Tensor, kind: str) -> Tensor:
-    """The loss; ValueError if it is not finite."""
-    if not bool(torch.isfinite(value)):
+    """The loss; ValueError if it is not finite, but where that would be to wait for a GPU."""
+    if not waits_for_numbers(value.device) and not bool(torch.isfinite(value)):
         raise ValueError(
             f"the {kind} loss is {float(value)}; lower the learning rates or look for prompts without an answer"
         )

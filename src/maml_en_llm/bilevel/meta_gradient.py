@@ -40,7 +40,8 @@ class MetaGradient:
     state: moments after all inner steps, when they were shared; else None.
     second_order_share: |G_second - G_first| / |G_first|, when asked for; else None.
     rates: d(mean query loss)/d(rates), in the shapes of the rates.
-    steep: share of the coordinates of all inner steps whose derivative AdamW left out (steps.STEEP).
+    steep: share of the coordinates of all inner steps whose derivative AdamW left out (steps.STEEP); on a GPU a scalar
+        tensor.
     notes: what was not computed as asked for, and what asks for attention, a sentence each; mostly none.
     """
 
@@ -50,7 +51,7 @@ class MetaGradient:
     state: Moments | None
     second_order_share: float | None = None
     rates: dict[str, Any] | None = None
-    steep: float = 0.0
+    steep: float | Tensor = 0.0
     notes: tuple[str, ...] = ()
 
 

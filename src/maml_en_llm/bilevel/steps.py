@@ -411,9 +411,29 @@ def relative_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
     return float(global_norm(difference, norms) / global_norm(expected, norms).clamp(min=_TINY))
 
 
-def clip_by_global_norm_(gradients: Tensors, limit: float | None, norms: Norms | None = None) -> float:
-    """Scales `gradients` in place so that their global norm is at most `limit` (None: leave them); returns the norm."""
-    norm = float(global_norm(gradients, norms))
+def waits_for_numbers(device: torch.device) -> bool:
+    """Whether a program that reads a number from a tensor there waits for all that was asked of the device."""
+    return device.type != "cpu"
+
+
+def figure(value: Tensor) -> float | Tensor:
+    """The number in `value`, or `value` itself where reading it would be to wait."""
+    return value if waits_for_numbers(value.device) else float(value)
+
+
+def clip_by_global_norm_(gradients: Tensors, limit: float | None, norms: Norms | None = None) -> float | Tensor:
+    """Scales `gradients` in place so that their global norm is at most `limit` (None: leave them).
+
+    Returns the norm before; on a GPU as a tensor, which nothing waits for.
+    """
+    total = global_norm(gradients, norms)
+    if waits_for_numbers(total.device):
+        if limit is not None:
+            scale = (limit / total).clamp(max=1)
+            for gradient in gradients.values():
+                gradient.mul_(scale)
+        return total
+    norm = float(total)
     if limit is not None and norm > limit:
         for gradient in gradients.values():
             gradient.mul_(limit / norm)

@@ -45,6 +45,7 @@ class ANIL(MAMLenLLM):
 
 class ANILLearner(MAMLLearner):
     method: ANIL
+    fused = False  # the inner step goes by names
 
     def __init__(self, method: ANIL, model: TrainableModel, sampler: Sampler) -> None:
         super().__init__(method, model, sampler)

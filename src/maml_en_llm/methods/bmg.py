@@ -21,7 +21,7 @@ from ..bilevel.curvature import Curvature
 from ..models.trainable import TrainableModel
 from ..prompts.batches import Batch, Sampler
 from ..prompts.style import PromptStyle
-from .method import GradientLearner, Learner, SameTaskMethod
+from .method import Figures, GradientLearner, Learner, SameTaskMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class BMG(SameTaskMethod):
 class BMGLearner(GradientLearner):
     method: BMG
 
-    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
+    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> Figures:
         method = self.method
         gradients = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         losses = []

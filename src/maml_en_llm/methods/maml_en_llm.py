@@ -17,14 +17,14 @@ from torch import Tensor
 from ..bilevel import MetaGradient, clip_by_global_norm_, meta_gradient, relative_error, update_all_
 from ..bilevel.curvature import Curvature
 from ..bilevel.exploration import Order, Trajectory, Workspace
-from ..bilevel.steps import Moments, Step
+from ..bilevel.steps import Moments, Step, figure
 from ..config import Optimizer
 from ..models.processes import Processes
 from ..models.trainable import TrainableModel
 from ..progress import console
 from ..prompts.batches import Batch, MixtureSampler, SameTaskSampler, Sampler
 from ..prompts.style import PromptStyle
-from .method import GradientLearner, Learner, TwoLevelMethod
+from .method import Figures, GradientLearner, Learner, TwoLevelMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +110,7 @@ class MAMLenLLM(TwoLevelMethod):
 
 class MAMLLearner(GradientLearner):
     method: MAMLenLLM
+    fused = True
 
     def __init__(self, method: MAMLenLLM, model: TrainableModel, sampler: Sampler) -> None:
         super().__init__(method, model, sampler)
@@ -125,7 +126,7 @@ class MAMLLearner(GradientLearner):
                     "make it a multiple of that, or leave parallel out"
                 )
 
-    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
+    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> Figures:
         method = self.method
         support, query = method.support_and_query(batches)
         job: dict[str, Any] = {
@@ -150,13 +151,13 @@ class MAMLLearner(GradientLearner):
         norm = clip_by_global_norm_(result.gradients, method.gradient_clip, self.norms)
         outer = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
         update_all_(outer, self.parameters, result.gradients, self.moments)
-        figures = {"loss": float(result.query_loss), "support_loss": float(result.support_loss)}
+        figures: Figures = {"loss": figure(result.query_loss), "support_loss": figure(result.support_loss)}
         figures |= {"gradient_norm": norm, "lr": outer.lr}
         if result.second_order_share is not None:
             figures["second_order_share"] = result.second_order_share
         if curvature_error is not None:
             figures["curvature_error"] = curvature_error
-        if result.steep:
+        if measure and result.steep:
             figures["steep"] = result.steep
         for note in set(result.notes) - self.said:
             console.print(note, markup=False)

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ..bilevel import SGD, clip_by_global_norm_, meta_gradient, update_all_
 from ..bilevel.curvature import Curvature
+from ..bilevel.steps import figure
 from ..models.trainable import TrainableModel
 from ..prompts.batches import Batch, Sampler
 from ..prompts.style import PromptStyle
-from .method import GradientLearner, Learner, SameTaskMethod
+from .method import Figures, GradientLearner, Learner, SameTaskMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class MetaSGDLearner(GradientLearner):
         self.rates_optimizer = replace(self.optimizer, lr=method.rates_lr, weight_decay=0.0)
         self.rates_moments = self.rates_optimizer.init(self.rates)
 
-    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
+    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> Figures:
         result = meta_gradient(
             self.loss,
             self.parameters,
@@ -71,9 +72,9 @@ class MetaSGDLearner(GradientLearner):
         rates_step = replace(self.rates_optimizer, lr=self.rates_optimizer.lr * lr_scale)
         clip_by_global_norm_(result.rates, self.method.gradient_clip)
         update_all_(rates_step, self.rates, result.rates, self.rates_moments)
-        figures = {"loss": float(result.query_loss), "support_loss": float(result.support_loss)}
+        figures: Figures = {"loss": figure(result.query_loss), "support_loss": figure(result.support_loss)}
         figures |= {"gradient_norm": norm, "lr": outer.lr}
-        return figures | {"rate": float(torch.stack(list(self.rates.values())).mean())}
+        return figures | {"rate": figure(torch.stack(list(self.rates.values())).mean())}
 
     def query_weights(self) -> Sequence[float]:
         """Of the query loss after each inner step; none: the last alone counts."""

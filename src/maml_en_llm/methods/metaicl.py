@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ..bilevel import clip_by_global_norm_, update_all_, value_and_gradient
+from ..bilevel.steps import figure
 from ..models.trainable import TrainableModel
 from ..prompts.batches import Batch, Sampler
 from ..prompts.style import PromptStyle
-from .method import GradientLearner, GradientMethod, Learner
+from .method import Figures, GradientLearner, GradientMethod, Learner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,9 @@ class MetaICL(GradientMethod):
 
 
 class MetaICLLearner(GradientLearner):
-    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
+    fused = True
+
+    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> Figures:
         value, gradients = value_and_gradient(self.loss, self.parameters, batches[0])
         for batch in batches[1:]:
             more, further = value_and_gradient(self.loss, self.parameters, batch)
@@ -53,4 +56,4 @@ class MetaICLLearner(GradientLearner):
         norm = clip_by_global_norm_(gradients, self.method.gradient_clip, self.norms)
         step = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
         update_all_(step, self.parameters, gradients, self.moments)
-        return {"loss": float(value) / len(batches), "gradient_norm": norm, "lr": step.lr}
+        return {"loss": figure(value / len(batches)), "gradient_norm": norm, "lr": step.lr}

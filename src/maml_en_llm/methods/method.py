@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..bilevel import SGD, AdamW
-from ..bilevel.steps import Norms
+from ..bilevel.steps import Norms, waits_for_numbers
 from ..config import Optimizer, TrainConfig
+from ..models.device import pick_device, precision_of
 from ..models.trainable import TrainableModel
 from ..prediction.in_context import InContext
 from ..prediction.predictor import LoadedModel, Predictor
@@ -23,6 +24,8 @@ from ..prompts.label_words import LabelWords
 from ..prompts.layout import Direction, PromptFormat
 from ..prompts.style import PromptStyle
 
+Figures = dict[str, float | Tensor]
+
 
 @runtime_checkable
 class Learner(Protocol):
@@ -31,8 +34,9 @@ class Learner(Protocol):
     def batches(self, update: int) -> Sequence[Any]:
         """The batches of an update, which depend on its number alone: resuming needs no more."""
 
-    def update(self, batches: Sequence[Any], lr_scale: float, measure: bool) -> dict[str, float]:
-        """Learns from the batches of one update; returns what to log, the loss as `loss`.
+    def update(self, batches: Sequence[Any], lr_scale: float, measure: bool) -> Mapping[str, float | Tensor]:
+        """Learns from the batches of one update; returns what to log, the loss as `loss`: numbers, or tensors of one
+        that are not read before they are logged.
 
         lr_scale: factor of the learning rate from the schedule. measure: whether figures that cost extra are wanted.
         """
@@ -71,6 +75,12 @@ class Method(TrainConfig):
 
     def learner(self, model: TrainableModel, sampler: Sampler) -> Learner:
         raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        """Fills in the machine's precision, so that config.yaml says it and a run does not go on in another."""
+        if self.precision is None and "precision" not in self.unread():
+            object.__setattr__(self, "precision", precision_of(pick_device(self.device)))
+        super().__post_init__()
 
     @property
     def name(self) -> str:
@@ -247,11 +257,16 @@ class SameTaskMethod(TwoLevelMethod):
 class GradientLearner:
     """What learners by gradient descent share: the model's parameters and an optimizer's moments.
 
-    Subclasses add `update`.
+    Subclasses add `update`. fused: whether they treat all parameters alike, so that on a GPU `parameters` may be a few
+    long tensors instead.
     """
+
+    fused: ClassVar[bool] = False
 
     def __init__(self, method: GradientMethod, model: TrainableModel, sampler: Sampler) -> None:
         self.method, self.model, self.sampler = method, model, sampler
+        if self.fused and waits_for_numbers(model.device):
+            model.fuse()
         self.loss, self.parameters = model.loss, model.parameters
         self.norms: Norms | None = getattr(model.loss, "norms", None)
         self.optimizer = method.step(method.optimizer, method.lr)
@@ -259,12 +274,12 @@ class GradientLearner:
 
     def batches(self, update: int) -> Sequence[Any]:
         count = self.method.batches_per_update
-        return [self.sampler.batch(n).to(self.model.device) for n in range(update * count, (update + 1) * count)]
+        return [self.sampler.batch(n) for n in range(update * count, (update + 1) * count)]
 
     def state_dict(self) -> dict[str, Tensor]:
         named = {"parameters": self.parameters, "first_moments": self.moments.first}
         named |= {"second_moments": self.moments.second} if self.moments.second is not None else {}
-        tensors = {f"{group}.{name}": tensor for group, some in named.items() for name, tensor in some.items()}
+        tensors = {f"{group}.{n}": t for group, some in named.items() for n, t in self.model.apart(some).items()}
         return tensors | {"optimizer_step": torch.tensor(self.moments.step)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

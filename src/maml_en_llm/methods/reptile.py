@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from ..bilevel import clip_by_global_norm_, update_all_, value_and_gradient
+from ..bilevel.steps import figure
 from ..config import Optimizer
 from ..models.trainable import TrainableModel
 from ..prompts.batches import Batch, Sampler
 from ..prompts.style import PromptStyle
-from .method import GradientLearner, Learner, SameTaskMethod
+from .method import Figures, GradientLearner, Learner, SameTaskMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,22 +54,23 @@ class Reptile(SameTaskMethod):
 
 class ReptileLearner(GradientLearner):
     method: Reptile
+    fused = True
 
-    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
+    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> Figures:
         method, steps = self.method, 2 * self.method.inner_steps
         inner = method.step(method.inner_optimizer, method.inner_lr)
         ways = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
-        losses: list[float] = []
+        losses: list[Tensor] = []
         for first in range(0, len(batches), steps):
             adapted = {name: p.clone() for name, p in self.parameters.items()}
             moments = inner.init(adapted)
             for batch in batches[first : first + steps]:
                 value, gradients = value_and_gradient(self.loss, adapted, batch)
                 update_all_(inner, adapted, gradients, moments)
-                losses.append(float(value))
+                losses.append(value)
             for name, way in ways.items():
                 way.add_(self.parameters[name] - adapted[name], alpha=1 / (method.inner_lr * method.copies))
         norm = clip_by_global_norm_(ways, method.gradient_clip)
         outer = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
         update_all_(outer, self.parameters, ways, self.moments)
-        return {"loss": sum(losses) / len(losses), "gradient_norm": norm, "lr": outer.lr}
+        return {"loss": figure(torch.stack(losses).mean()), "gradient_norm": norm, "lr": outer.lr}

@@ -22,11 +22,12 @@ from torch.nn.functional import softplus
 
 from ..bilevel import SGD, Groups, clip_by_global_norm_, meta_gradient, update_all_
 from ..bilevel.curvature import Curvature
+from ..bilevel.steps import figure
 from ..models.loss import Group, PromptLoss
 from ..models.trainable import TrainableModel
 from ..prompts.batches import Batch, Sampler
 from ..prompts.style import PromptStyle
-from .method import GradientLearner, Learner, SameTaskMethod
+from .method import Figures, GradientLearner, Learner, SameTaskMethod
 
 WEIGHTS = "token weights"  # no parameter of a model has a name with a space
 
@@ -102,7 +103,7 @@ class TokenWeightsLearner(GradientLearner):
         self.parameters = self.parameters | {WEIGHTS: embeddings.new_full(embeddings.shape[:1], uniform).detach()}
         self.moments = self.optimizer.init(self.parameters)
 
-    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> dict[str, float]:
+    def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> Figures:
         method = self.method
         result = meta_gradient(
             self.inner_loss,
@@ -119,7 +120,7 @@ class TokenWeightsLearner(GradientLearner):
         outer = replace(self.optimizer, lr=method.lr * lr_scale)
         own = replace(self.optimizer, lr=method.weights_lr * lr_scale, weight_decay=0.0)
         update_all_(Groups({WEIGHTS: own, "*": outer}), self.parameters, result.gradients | by_weights, self.moments)
-        figures = {"loss": float(result.query_loss), "support_loss": float(result.support_loss)}
+        figures: Figures = {"loss": figure(result.query_loss), "support_loss": figure(result.support_loss)}
         return figures | {"gradient_norm": norm, "lr": outer.lr}
 
     def save(self, folder: Path, files: Mapping[str, str]) -> None:

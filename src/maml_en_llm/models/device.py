@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from typing import Literal
 
 import torch
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto`: the first GPU there is, else the CPU; ValueError for a device that is not there."""
+    """`auto`: the first GPU there is, else the CPU; ValueError for a device that is not there.
+
+    On a GPU products of float32 are computed in float32: TF32 has three digits, too few for differences of gradients.
+    """
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     if name != "auto":
         try:
             device = torch.device(name)
@@ -23,6 +29,12 @@ def pick_device(name: str = "auto") -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def precision_of(device: torch.device) -> Literal["float32", "bfloat16"]:
+    """What training computes in unless it is told: bfloat16 on a GPU that has it."""
+    has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has else "float32"
 
 
 def keep_freed_memory() -> None:

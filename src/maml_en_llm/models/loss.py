@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..prompts.batches import Batch
+from .fused import Fused
 from .processes import Processes
 
 # Tokens of a forward pass beyond which nothing gets faster, and tokens whose computation takes as long as the fixed
@@ -59,10 +60,13 @@ class PromptLoss:
         for name, module in model.named_modules():  # passes are repeated: what they change would count twice
             if module.training and getattr(module, "track_running_stats", False):
                 raise ValueError(f"{name} updates running statistics on every pass; call .eval() on the model")
+            if hasattr(module, "warn_if_padding_and_no_attention_mask"):  # it waits for a GPU in every pass
+                module.warn_if_padding_and_no_attention_mask = _no_warning
         self.model = model
         self.autocast = autocast
         self.tokens_per_forward = tokens_per_forward
         self.processes = processes
+        self.fused = Fused({})  # where parameters lie that it is given in long tensors
         self.sum_ = processes.sum_ if processes.count > 1 else None
         self._current: Mapping[str, Tensor] | None = None
         # Every place where a parameter stands: a tied weight stands in several and is exchanged in each exactly once.
@@ -81,7 +85,7 @@ class PromptLoss:
             return
         before, own = self._current, []
         try:
-            for name, tensor in parameters.items():
+            for name, tensor in self.fused.apart(parameters).items():
                 for place, attribute in self._places[name]:
                     own.append((place, attribute, place[attribute]))
                     place[attribute] = tensor
@@ -107,6 +111,10 @@ class PromptLoss:
     def parts(self, batch: Batch) -> list[Group]:
         """What is computed at once, one after another; the sum of their losses is that of `batch`."""
         return grouped(self.model, batch, self.tokens_per_forward, self.processes)
+
+
+def _no_warning(*_: Any) -> None:
+    """Padding on the right needs no mask."""
 
 
 def prompt_loss(
@@ -168,7 +176,9 @@ def grouped(
         tokens = lengths[rows[0]] if rows else 0
         row, column = predicting[rows, :tokens].nonzero(as_tuple=True)
         ids = batch.token_ids[rows]
-        parts = (ids[:, :tokens], row * tokens + column, ids[row, column + 1], weights[rows][row])
+        parts: tuple[Tensor, ...] = (ids[:, :tokens], row * tokens + column, ids[row, column + 1], weights[rows][row])
+        if parameter.device.type == "cuda":  # a copy from pinned memory makes nobody wait
+            parts = tuple(part.pin_memory() for part in parts)
         return Group(*(part.to(parameter.device, non_blocking=True) for part in parts))
 
     return [group(rows) for rows in groups or [[]]]

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import Trainable
 from ..hub import commit_of
+from .fused import Fused, fuse
 from .loading import save_model
 from .loss import PromptLoss
 from .processes import Processes
@@ -76,7 +77,7 @@ def blocks_of(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
 
 
 def recompute_activations(model: Any) -> None:
-    """Lets `model` keep the inputs of its transformer blocks alone for the backward pass, which computes the rest again.
+    """Lets `model` keep the inputs of its transformer blocks alone and compute the rest again in the backward pass.
 
     Gradients and Hessian-vector products stay what they are. Raises ValueError for a model that has no list of blocks.
     """
@@ -106,6 +107,8 @@ class TrainableModel:
     adapter_of: of a LoRA model that is saved as an adapter, the model that it belongs to.
     """
 
+    fused = Fused({})
+
     def __init__(
         self,
         network: Any,
@@ -118,6 +121,16 @@ class TrainableModel:
         self.network, self.tokenizer, self.adapter_of = network, tokenizer, adapter_of
         self.parameters = {name: parameter.detach() for name, parameter in trainable_parameters(network).items()}
         self.loss = PromptLoss(network, autocast, tokens_per_forward, processes)
+
+    def fuse(self) -> None:
+        """Makes `parameters` few long tensors with names of their own; `apart` has the parameters in them."""
+        learning = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        self.fused, self.parameters = fuse(learning)
+        self.loss.fused = self.fused
+
+    def apart(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of tensors like `parameters`, views by the names that the parameters have in the model."""
+        return self.fused.apart(tensors)
 
     @property
     def size(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..bilevel.steps import waits_for_numbers
 from ..files import check_output, only_writer
 from ..methods.method import Method
 from ..models import (
@@ -84,7 +86,8 @@ def _train(config: Method, resume: bool, data_corrected: bool, processes: Proces
     model = trainable_model(config, device, processes)
     learner = config.learner(model, training_batches(config, collection, model.tokenizer))
     validation = Validation(config, collection, setting) if config.validate_every else None
-    losses: list[float] = []
+    losses: list[float | torch.Tensor] = []
+    shown = ""
 
     def files() -> dict[str, str]:
         return provenance_files(config, collection, setting, model.size, record.now())
@@ -124,18 +127,22 @@ def _train(config: Method, resume: bool, data_corrected: bool, processes: Proces
                 raise
 
             seen = (update + 1) * group
-            progress.advance(group, f"loss {figures['loss']:.3f}")
             losses.append(figures["loss"])
+            if logged or not waits_for_numbers(device):
+                shown = f"loss {check_finite(float(figures['loss']), seen):.3f}"
+            progress.advance(group, shown)
             if validation and validation.due(seen, updates * group):
                 figures, logged = {**figures, "validation_score": validation.measure(learner, files, seen)}, True
             if logged:
-                figures = {"batches": seen, **figures, "seconds": time.monotonic() - started}
-                run.log(figures)
+                read = {name: float(value) for name, value in figures.items()}
+                read = {"batches": seen, **read, "seconds": time.monotonic() - started}
+                run.log(read)
                 if board:
-                    board.show(figures)
+                    board.show(read)
             due = config.checkpoint_every and seen - saved_at >= config.checkpoint_every
             stopped = processes.any(stop.requested, device)
             if (due or stopped) and seen < updates * group:
+                check_finite(float(losses[-1]), seen)
                 run.save(seen, model.gathered(learner.state_dict()), validation.extra if validation else {})
                 record.write()
                 saved_at = seen
@@ -148,9 +155,18 @@ def _train(config: Method, resume: bool, data_corrected: bool, processes: Proces
     else:
         learner.save(run.model, files())
     run.finish()
-    if "trainable" not in config.unread() and (remark := moved_nothing(losses)):
+    if "trainable" not in config.unread() and (remark := moved_nothing([float(loss) for loss in losses])):
         console.print(f"note: {remark}", markup=False)
     return run.model
+
+
+def check_finite(loss: float, seen: int) -> float:
+    """The loss; ValueError if it is not finite, which on a GPU nothing has looked at before."""
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss is {loss} after {seen} batches; lower the learning rates or look for prompts without an answer"
+        )
+    return loss
 
 
 def _follow(config: Method, processes: Processes, device: torch.device) -> Path:

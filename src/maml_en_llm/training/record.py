@@ -85,7 +85,8 @@ def hardware(device: torch.device) -> str:
 
 def _part(device: torch.device) -> str:
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, 1 of {torch.cuda.device_count()}"
+        tf32 = "off" if torch.get_float32_matmul_precision() == "highest" else "on"
+        return f"{torch.cuda.get_device_name(device)}, 1 of {torch.cuda.device_count()}, TF32 {tf32}"
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as lines:
         name = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
