@@ -351,6 +351,15 @@ def test_the_version_is_said(shell: Shell) -> None:
     assert shell.out.strip() == f"maml-en-llm {maml_en_llm.__version__}"
 
 
+@pytest.mark.parametrize("verb", sorted(cli.VERBS.keys() - cli.SHARED))
+def test_what_one_process_does_refuses_to_be_done_by_several(
+    verb: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert shell(*verb.split()) == 2
+    assert f"torchrun started 2 processes but {verb} is for one; start it without torchrun" in shell.err
+
+
 def test_a_defect_is_one_sentence_and_a_traceback_with_debug(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         """Break."""

@@ -2,14 +2,19 @@
 
     python -m recipes.english.base_model --collection DIR --setting class_to_class --output runs/english
 
+With `--width` random weights take the place of the circuit, and next-token prediction on the raw text comes before the
+episodes: for a GPU (gpu.py).
+
 Seeded; what is finished in OUTPUT is not done again, and an interrupted stage goes on where it was.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,11 +22,11 @@ import tyro
 
 from maml_en_llm.files import write_text
 from maml_en_llm.methods.language_model import LanguageModel
-from maml_en_llm.models import load_model, load_tokenizer, save_model, word_tokenizer
+from maml_en_llm.models import load_model, load_tokenizer, new_gpt2, pick_device, save_model, word_tokenizer
 from maml_en_llm.prediction.scoring import Scorer
 from maml_en_llm.progress import console
 from maml_en_llm.prompts.layout import PromptFormat
-from maml_en_llm.tasks.collection import load_collection
+from maml_en_llm.tasks.collection import Example, load_collection
 from maml_en_llm.tasks.seeds import random_generator
 from maml_en_llm.tasks.writing import write_manifest, write_setting, write_task
 from maml_en_llm.training.loop import train
@@ -54,13 +59,24 @@ class Options:
     """Prompts of an update."""
     lr: float = 3e-4
     """Its learning rate."""
+    width: int = 0
+    """Width of a model that begins with random weights, a multiple of 64; 0: the circuit."""
+    blocks: int = 12
+    """--width: its blocks."""
+    text_batches: int = 2000
+    """--width: updates on raw text."""
+    device: str = "cpu"
+    """auto takes a GPU if there is one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the training."""
     held_out: int = 40
     """Episodes of each kind that measure accuracy."""
 
 
 def make_base_model(options: Options) -> Path:
     """Runs what of the recipe is not finished in `options.output` and returns the folder of the model."""
-    start, episodes = options.output / "circuit", options.output / "episodes"
+    start = options.output / ("untrained" if options.width else "circuit")
+    episodes = options.output / "episodes"
     corpus = None
     if not start.is_dir() or (options.batches and not _measured(options).is_file()):
         console.print("word vectors of the training tasks' inputs")
@@ -70,42 +86,61 @@ def make_base_model(options: Options) -> Path:
         tokenizer = load_tokenizer(start) if start.is_dir() else word_tokenizer(words, context=CONTEXT)
         vectors = text.word_vectors(text.token_ids(tokenizer, texts), len(tokenizer), MEANING)
         if not start.is_dir():
-            save_model(
-                circuit(tokenizer, torch.tensor(vectors, dtype=torch.float32), Gains(prior=options.prior)),
-                tokenizer,
-                start,
-            )
+            if options.width:
+                shape = {"layers": options.blocks, "width": options.width, "heads": options.width // 64}
+                network: Any = new_gpt2(tokenizer, context=CONTEXT, **shape)
+                _write_documents(options.output / "texts", texts)
+            else:
+                network = circuit(tokenizer, torch.tensor(vectors, dtype=torch.float32), Gains(prior=options.prior))
+            save_model(network, tokenizer, start)
         if options.batches:
             corpus = text.corpus(texts, words, tokenizer, vectors, options.groups)
             if not (episodes / "manifest.json").is_file():
                 _write_episodes(episodes, corpus, options)
+    shared: dict[str, Any] = {
+        "demonstrations": DEMONSTRATIONS,
+        "batch_size": options.prompts,
+        "lr": options.lr,
+        "adam_betas": (0.9, 0.98),
+        "warmup": 0.1,
+        "log_every": 20,
+        "checkpoint_every": 100,
+        "device": options.device,
+        "precision": options.precision,
+    }
+    begun = start
+    if options.width:
+        begun = train(
+            LanguageModel(
+                collection=options.output / "texts",
+                setting="texts",
+                model=str(start),
+                output=options.output / "text",
+                batches=options.text_batches,
+                **shared,
+            ),
+            resume=True,
+        )
     if not options.batches:
-        return start
+        return begun
+    of_circuit: dict[str, Any] = {"trainable": "last_blocks", "last_blocks": LAYERS}  # embeddings stay as they are
     model = train(
         LanguageModel(
             collection=episodes,
             setting="episodes",
-            model=str(start),
+            model=str(begun),
             output=options.output / "run",
             predicted="answers",
-            demonstrations=DEMONSTRATIONS,
             batches=options.batches,
-            batch_size=options.prompts,
-            lr=options.lr,
-            adam_betas=(0.9, 0.98),
-            warmup=0.1,
-            trainable="last_blocks",  # all blocks: the embeddings stay as they are
-            last_blocks=LAYERS,
-            log_every=20,
-            checkpoint_every=100,
-            device="cpu",
+            **shared,
+            **({} if options.width else of_circuit),
         ),
         resume=True,
     )
     if corpus is not None and not _measured(options).is_file():
         found = {
-            name: {kind: accuracy(path, corpus, kind, options.held_out) for kind in text.KINDS}
-            for name, path in (("circuit", start), ("episodes", model))
+            name: {kind: accuracy(path, corpus, kind, options.held_out, options.device) for kind in text.KINDS}
+            for name, path in (("text" if options.width else "circuit", begun), ("episodes", model))
         }
         write_text(_measured(options), json.dumps(found, indent=2) + "\n")
     for name, by_kind in json.loads(_measured(options).read_text(encoding="utf-8")).items():
@@ -114,9 +149,9 @@ def make_base_model(options: Options) -> Path:
     return model
 
 
-def accuracy(model: Path, corpus: text.Corpus, kind: str, episodes: int) -> float:
+def accuracy(model: Path, corpus: text.Corpus, kind: str, episodes: int, device: str = "cpu") -> float:
     """Share of episodes of two classes or more, drawn apart from those of training, whose last example is right."""
-    scorer, tokenizer, form = Scorer(load_model(model)), load_tokenizer(model), PromptFormat()
+    scorer, tokenizer, form = Scorer(load_model(model, pick_device(device))), load_tokenizer(model), PromptFormat()
     generator, right = random_generator("english", "held-out", kind), 0
     for _ in range(episodes):
         *shown, asked = text.episode(generator, corpus, kind, DEMONSTRATIONS + 1)
@@ -124,6 +159,15 @@ def accuracy(model: Path, corpus: text.Corpus, kind: str, episodes: int) -> floa
         (scores,) = scorer.score(prefix, form.encode_all_targets(tokenizer, [asked], first=False))
         right += asked.options[int(np.argmin(scores))] == asked.output
     return right / episodes
+
+
+def _write_documents(folder: Path, texts: Sequence[str]) -> None:
+    """A collection of one task, whose examples are the two halves of a document: to be read, not answered."""
+    words = [document.split() for document in texts]
+    halves = [(" ".join(some[: len(some) // 2]), " ".join(some[len(some) // 2 :])) for some in words if len(some) > 1]
+    write_task(folder, "texts", {"train": [Example(first, second, ()) for first, second in halves]})
+    write_setting(folder, "texts", {"train": ["texts"]})
+    write_manifest(folder, [])
 
 
 def _measured(options: Options) -> Path:

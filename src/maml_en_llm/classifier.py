@@ -20,9 +20,9 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from .hub import model_folder, pinned
+from .hub import pinned, weights_stamp
 from .methods import method_of_model
-from .models import pick_device
+from .models import join, pick_device
 from .prediction.features import features_of, selection_with
 from .prediction.files import Asked, Predicted, predict_file
 from .prediction.from_features import FromFeatures
@@ -321,8 +321,9 @@ def predict_to_file(
     """Writes the rows of `source` with the predictions for the texts in `column` to `output` (prediction/files.py).
 
     options: the column of each row's options, where rows differ. Prints what a user should know; ValueError for files
-    that cannot be used.
+    that cannot be used. Processes that torchrun started share the rows.
     """
+    processes, _ = join(pick_device(classifier.device))
     said: set[str] = set()
 
     def scores(texts: list[str], rows: list[list[str]]) -> Any:
@@ -335,11 +336,11 @@ def predict_to_file(
                 said.add(message)
         return found
 
-    weights = sorted(Path(model_folder(classifier._pinned())).glob("*.safetensors"))
-    stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
+    stamp = weights_stamp(classifier._pinned())
     described = repr((sorted(classifier.get_params().items(), key=str), classifier._examples, stamp))
     labels = list(map(str, classifier.classes_))
-    done = predict_file(Path(source), Path(output), Asked(column, options), labels, scores, described)
+    asked = Asked(column, options)
+    done = predict_file(Path(source), Path(output), asked, labels, scores, described, processes)
     if done.bad:
         console.print(f"{done.bad} rows could not be predicted; {done.bad_rows} has them and the reasons", markup=False)
     predicted, known = list(done.counts.elements()), [str(label) for _, label in classifier._examples]

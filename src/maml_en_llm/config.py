@@ -33,6 +33,8 @@ class Config:
 
     FREE: ClassVar[frozenset[str]] = frozenset({"collection", "output", "device", "revision"})
     """Keys that do not change what is computed; of collections and models, with their revision, the content counts."""
+    LATER: ClassVar[Mapping[str, Any]] = {}
+    """Values that keys have in runs from before there were these keys."""
 
     model: str
     """Hugging Face folder or hub id, or starter for the built-in model."""
@@ -76,6 +78,7 @@ class TrainConfig(Config):
         "tensorboard",
         "tokens_per_forward",
         "recompute_activations",
+        "shard",
     }
 
     collection: Path
@@ -119,6 +122,9 @@ class TrainConfig(Config):
 
     device: str = "auto"
     """auto takes a GPU if there is one."""
+    shard: bool = False
+    """Spread parameters, moments and copies over the processes of torchrun, for models that do not fit into one device
+    (docs/several-processes.md)."""
     precision: Literal["float32", "bfloat16"] | None = None
     """bfloat16 computes under autocast; parameters and moments stay float32. By default bfloat16 on a GPU that has it,
     else float32."""

@@ -203,6 +203,14 @@ def content(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def text_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file without their line feeds, other line ends left in; ValueError when it is not one."""
+    try:
+        return content(path).decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty when there is none."""
     try:

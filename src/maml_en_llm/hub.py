@@ -41,6 +41,20 @@ def model_folder(model: str | Path) -> str:
     return folder if found is None or Path(folder).exists() else _snapshot(found["repository"], found["revision"])
 
 
+def existing_folder(model: str | Path, what: str = "a model") -> Path:
+    """The folder of a model, brought here if need be; ValueError that names `what` is loaded when there is none."""
+    folder = Path(model_folder(model))
+    if not folder.is_dir():
+        raise ValueError(f"cannot load {what} from {folder}: there is no such folder")
+    return folder
+
+
+def weights_stamp(model: str | Path) -> list[tuple[str, int, int]]:
+    """Name, size in bytes and time of change of a model's weight files, which differ when the model does."""
+    weights = sorted(Path(model_folder(model)).glob("*.safetensors"))
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
+
+
 def commit_of(model: str | Path) -> str | None:
     """The commit of a hub id that is here; None for other models."""
     folder = Path(model_folder(model))

@@ -54,7 +54,7 @@ class Tracker:
         rate_text = f"{rate:.3g} {self.unit}/s"
         if self._bar is not None:
             self._bar.update(self._row, completed=self.done, rate=rate_text, figures=printable(figures))
-        elif now - self._printed > SECONDS_BETWEEN_LINES or self.done >= self.total:
+        elif not console.quiet and (now - self._printed > SECONDS_BETWEEN_LINES or self.done >= self.total):
             self._printed = now
             left = duration((self.total - self.done) / max(rate, 1e-9))
             text = f"{self.title}: {self.done}/{self.total} {self.unit}, {rate_text}, {left} left"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks import uptake
 from builders import write_lines
 from maml_en_llm.cli import main
 from maml_en_llm.evaluation import stream as module
 from maml_en_llm.evaluation.stream import StreamConfig, stream
-from maml_en_llm.evaluation.stream.documents import Document, read_documents
+from maml_en_llm.evaluation.stream.documents import read_documents
 from maml_en_llm.evaluation.stream.figures import StreamResults
 from maml_en_llm.evaluation.stream.learners import learner_from_keys, learner_names
 from maml_en_llm.models import load_tokenizer
@@ -314,28 +312,3 @@ def test_drawn_documents_answer_their_questions_in_words_of_the_starter_model(tm
     assert not {q.input for d in more for q in d.questions} & set(asked)
     (tmp_path / "d.jsonl").write_text(to_lines(found + draw_probes(5)))
     assert read_documents(tmp_path / "d.jsonl") == found + draw_probes(5)
-
-
-def test_the_benchmark_learns_from_a_document_and_the_questions_about_it() -> None:
-    """Support and query of a pair of batches are of one document, and documents differ between pairs."""
-    drawn, tokenizer = draw_documents(6), load_tokenizer("starter")
-    batches = uptake.OneDocument(drawn, tokenizer, seed=0)
-    seen = set()
-    for pair in range(8):
-        text, asked = batches.batch(2 * pair), batches.batch(2 * pair + 1)
-        ids = text.token_ids[0].tolist()
-        (document,) = [d for d in drawn if tokenizer(d.text, add_special_tokens=False)["input_ids"] == ids]
-        assert bool(text.answer_mask.all())
-        answers = [tokenizer.decode(row[mask]) for row, mask in zip(asked.token_ids, asked.answer_mask, strict=True)]
-        assert [answer.strip() for answer in answers] == [q.output for q in document.questions]
-        seen.add(document.text)
-    assert len(seen) > 1
-
-
-def test_rare_words_weigh_more_by_their_document_frequency() -> None:
-    tokenizer = load_tokenizer("starter")
-    documents = [Document("the cat is red"), Document("the dog is red"), Document("the cat is small")]
-    weights = uptake.tf_idf(documents, tokenizer, 5121)
-    the, red, dog = (weights[tokenizer(w, add_special_tokens=False)["input_ids"][0]] for w in ("the", "red", "dog"))
-    assert the == 0
-    assert [red, dog] == pytest.approx([math.log(4 / 3), math.log(4 / 2)])

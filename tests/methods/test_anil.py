@@ -14,8 +14,8 @@ from maml_en_llm import SGD, AdamW
 from maml_en_llm.config import load_yaml
 from maml_en_llm.methods import method_from_keys
 from maml_en_llm.methods.anil import head_names
-from maml_en_llm.models import TrainableModel
 from maml_en_llm.prompts.batches import Batch
+from on_tensors import NoBatches, OnTensors
 from unrolled import after_step, detached, relative_error, zero_state
 
 CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "anil.yaml"
@@ -23,20 +23,6 @@ CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "anil.yaml"
 
 def config_of(**changes: Any) -> Any:
     return train_config(Path("c"), Path("m"), Path("o"), method="anil", batches=1000, **changes)
-
-
-class OnTensors(TrainableModel):
-    """Any loss of any parameters, without a network."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, loss: Any, parameters: dict[str, Tensor]) -> None:
-        self.loss, self.parameters = loss, parameters
-
-
-class NoBatches:
-    def batch(self, number: int) -> Batch:
-        raise NotImplementedError
 
 
 def network_loss(p: Mapping[str, Tensor], batch: Batch) -> Tensor:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +13,12 @@ from maml_en_llm import SGD, AdamW
 from maml_en_llm.config import load_yaml
 from maml_en_llm.methods import method_from_keys
 from maml_en_llm.methods.maml_plus_plus import query_weights
-from maml_en_llm.models import TrainableModel
-from maml_en_llm.prompts.batches import Batch
 from maml_en_llm.training.loop import train
+from on_tensors import NoBatches, OnTensors, network_loss, start
 from unrolled import after_step, detached, relative_error, zero_state
 
 CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "maml-plus-plus.yaml"
 OWN = {"copies": 2, "inner_steps": 3, "curvature": "exact", "gradient_clip": None, "inner_lr": 0.3}
-
-
-class OnTensors(TrainableModel):
-    """Any loss of any parameters, without a network."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, loss: Any, parameters: dict[str, Tensor]) -> None:
-        self.loss, self.parameters = loss, parameters
-
-
-class NoBatches:
-    def batch(self, number: int) -> Batch:
-        raise NotImplementedError
-
-
-def network_loss(p: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    hidden = torch.tanh(p["body"][batch.token_ids].sum(dim=1))
-    return torch.nn.functional.cross_entropy(hidden @ p["head"], batch.token_ids[:, 0] % 3)
-
-
-def start(generator: torch.Generator) -> dict[str, Tensor]:
-    shapes = {"body": (40, 6), "head": (6, 3)}
-    return {name: torch.randn(s, generator=generator, dtype=torch.float64) * 0.3 for name, s in shapes.items()}
 
 
 def learner_of(parameters: dict[str, Tensor], method: str = "maml-plus-plus", **changes: Any) -> Any:
@@ -90,7 +64,7 @@ def test_x01_with_weight_on_the_last_step_alone_it_is_meta_sgd(monkeypatch: pyte
     assert relative_error(ours, theirs) < 1e-12
 
 
-def test_the_weights_begin_equal_and_end_at_a_floor() -> None:
+def test_x01_the_weights_begin_equal_and_end_at_a_floor() -> None:
     assert query_weights(0, 5, 100) == pytest.approx([0.2] * 5)
     assert query_weights(50, 5, 100) == pytest.approx([0.1] * 4 + [0.6])
     assert query_weights(1000, 5, 100) == pytest.approx([0.006] * 4 + [0.976])

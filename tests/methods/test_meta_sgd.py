@@ -13,9 +13,9 @@ from builders import make_collection, random_batch, train_config
 from maml_en_llm import SGD, AdamW
 from maml_en_llm.config import load_yaml
 from maml_en_llm.methods import method_from_keys
-from maml_en_llm.models import TrainableModel
 from maml_en_llm.prompts.batches import Batch
 from maml_en_llm.training.loop import train
+from on_tensors import NoBatches, OnTensors, network_loss
 from unrolled import after_step, detached, relative_error, zero_state
 
 CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "meta-sgd.yaml"
@@ -25,25 +25,6 @@ PLACES = {"collection": "c", "setting": "s", "output": "o"}
 
 def config_of(**changes: Any) -> Any:
     return train_config(Path("c"), Path("m"), Path("o"), method="meta-sgd", batches=1000, **changes)
-
-
-class OnTensors(TrainableModel):
-    """Any loss of any parameters, without a network."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, loss: Any, parameters: dict[str, Tensor]) -> None:
-        self.loss, self.parameters = loss, parameters
-
-
-class NoBatches:
-    def batch(self, number: int) -> Batch:
-        raise NotImplementedError
-
-
-def network_loss(p: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    hidden = torch.tanh(p["body"][batch.token_ids].sum(dim=1))
-    return torch.nn.functional.cross_entropy(hidden @ p["head"], batch.token_ids[:, 0] % 3)
 
 
 def test_one_update_of_a_quadratic_is_its_closed_form() -> None:

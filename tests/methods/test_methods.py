@@ -21,7 +21,9 @@ from maml_en_llm.models import TrainableModel, new_gpt2, trainable_parameters
 from maml_en_llm.prediction.predictor import LabelledTask, LoadedModel
 from maml_en_llm.prompts.batches import Batch
 from maml_en_llm.tasks.collection import Example
-from unrolled import after_step, detached, maml_update, relative_error, zero_state
+from on_tensors import NoBatches, OnTensors
+from unrolled import State, after_step, detached, maml_update, relative_error, zero_state
+from unrolled import meta_gradient as unrolled
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods"
 REQUIRED = {"collection": "c", "setting": "s", "model": "m", "output": "o"}
@@ -31,20 +33,6 @@ GRADIENT_METHODS = [name for name in method_names() if issubclass(method_type(na
 
 def config_of(method: str, **changes: Any) -> Any:
     return train_config(NOWHERE, NOWHERE, NOWHERE, method=method, **({"batches": 1000} | changes))
-
-
-class OnTensors(TrainableModel):
-    """Any loss of any parameters, without a network."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, loss: Any, parameters: Tensors) -> None:
-        self.loss, self.parameters = loss, parameters
-
-
-class NoBatches:
-    def batch(self, number: int) -> Batch:
-        raise NotImplementedError
 
 
 def learner_of(config: Any, loss: Any, parameters: Tensors) -> Any:
@@ -274,6 +262,48 @@ def test_maml_en_llm_updates_equal_the_formulas(
         assert relative_error(parameters, expected) < 1e-9
         assert figures["loss"] == pytest.approx(float(loss), rel=1e-9)
     assert method.moments.step == state.step == (3 * (n * k + 1) if config.shares_moments else 3)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_copies_at_once_start_from_the_same_moments_and_leave_their_mean(shared: bool) -> None:
+    n, k, clip = 3, 2, 0.05
+    config = config_of(
+        "maml-en-llm",
+        copies=n,
+        inner_steps=k,
+        parallel="copies",
+        shared_moments=shared,
+        curvature="exact",
+        gradient_clip=clip,
+        lr=0.01,
+        inner_lr=0.02,
+    )
+    generator = torch.Generator().manual_seed(0)
+    parameters = network(generator)
+    expected, state = detached(parameters), zero_state(parameters)
+    method = learner_of(config, network_loss, parameters)
+    inner, outer = step_of(config, "adamw", 0.02), step_of(config, "adamw", 0.01)
+    for _ in range(3):
+        batches = [random_batch(generator, prompts=4) for _ in range(2 * k * n)]
+        found = []
+        for i in range(0, 2 * k * n, 2 * k):
+            support, query = batches[i : i + k], batches[i + k : i + 2 * k]
+            found.append(unrolled(network_loss, expected, [support], [query], inner, state if shared else None))
+        gradients = {name: torch.stack([copy[0][name] for copy in found]).mean(dim=0) for name in expected}
+        norm = torch.cat([g.flatten() for g in gradients.values()]).norm()
+        assert norm > clip
+        gradients = {name: g * clip / norm for name, g in gradients.items()}
+        if shared:
+            first, second = (
+                {name: torch.stack([getattr(copy[2], moment)[name] for copy in found]).mean(dim=0) for name in expected}
+                for moment in ("first", "second")
+            )
+            state = State(first, second, state.step + k)
+        expected, state = after_step(outer, expected, gradients, state)
+        figures = method.update(batches, 1.0, measure=True)
+        assert relative_error(parameters, expected) < 1e-9
+        assert figures["loss"] == pytest.approx(float(torch.stack([copy[1] for copy in found]).mean()), rel=1e-9)
+    assert method.moments.step == state.step
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -13,35 +13,11 @@ from maml_en_llm import SGD, AdamW
 from maml_en_llm.bilevel import value_and_gradient
 from maml_en_llm.config import load_yaml
 from maml_en_llm.methods import method_from_keys
-from maml_en_llm.models import TrainableModel
 from maml_en_llm.prompts.batches import Batch
+from on_tensors import NoBatches, OnTensors, network_loss, start
 from unrolled import after_step, detached, relative_error, zero_state
 
 CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "reptile.yaml"
-
-
-class OnTensors(TrainableModel):
-    """Any loss of any parameters, without a network."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, loss: Any, parameters: dict[str, Tensor]) -> None:
-        self.loss, self.parameters = loss, parameters
-
-
-class NoBatches:
-    def batch(self, number: int) -> Batch:
-        raise NotImplementedError
-
-
-def network_loss(p: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    hidden = torch.tanh(p["body"][batch.token_ids].sum(dim=1))
-    return torch.nn.functional.cross_entropy(hidden @ p["head"], batch.token_ids[:, 0] % 3)
-
-
-def start(generator: torch.Generator) -> dict[str, Tensor]:
-    shapes = {"body": (40, 6), "head": (6, 3)}
-    return {name: torch.randn(s, generator=generator, dtype=torch.float64) * 0.3 for name, s in shapes.items()}
 
 
 def learner_of(parameters: dict[str, Tensor], **changes: Any) -> Any:

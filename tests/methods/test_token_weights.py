@@ -18,6 +18,7 @@ from maml_en_llm.models import TrainableModel
 from maml_en_llm.prompts.batches import Batch
 from maml_en_llm.tasks.collection import Example
 from maml_en_llm.training.loop import train
+from on_tensors import NoBatches
 from unrolled import detached, relative_error
 
 CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "token-weights.yaml"
@@ -25,11 +26,6 @@ CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "token-weights.yaml"
 
 def config_of(**changes: Any) -> Any:
     return train_config(Path("c"), Path("m"), Path("o"), method="token-weights", batches=1000, **changes)
-
-
-class NoBatches:
-    def batch(self, number: int) -> Batch:
-        raise NotImplementedError
 
 
 def learner_of(**changes: Any) -> Any:
@@ -56,7 +52,7 @@ def weighted(network: Any, parameters: Any, w: torch.Tensor | None, batch: Batch
 
 
 @pytest.mark.parametrize(("k", "n"), [(1, 1), (2, 2)])
-def test_an_update_equals_autograd_by_the_model_and_by_the_weights(k: int, n: int) -> None:
+def test_p045_an_update_equals_autograd_by_the_model_and_by_the_weights(k: int, n: int) -> None:
     """One outer step of SGD, in float64, so that both meta-gradients can be read off."""
     own = {"inner_steps": k, "copies": n, "inner_lr": 0.3, "optimizer": "sgd", "gradient_clip": None}
     learner = learner_of(lr=0.1, weights_lr=0.2, curvature="exact", **own)

@@ -11,11 +11,12 @@ import torch
 from torch.nn.functional import normalize
 
 from builders import line, write_lines, write_setting
+from interruptions import weights
 from maml_en_llm.models import load_model, load_tokenizer, word_tokenizer
 from maml_en_llm.prediction.scoring import Scorer
 from maml_en_llm.prompts.layout import PromptFormat
 from maml_en_llm.tasks.collection import Example, load_collection
-from recipes.english import text
+from recipes.english import gpu, text
 from recipes.english.base_model import DEMONSTRATIONS, Options, make_base_model
 from recipes.english.circuit import INPUT, MEANING, POOLED, circuit
 
@@ -138,6 +139,43 @@ def test_the_recipe_is_resumed_and_repeatable(collection: Path, tmp_path: Path) 
     again = load_model(make_base_model(dataclasses.replace(options, output=tmp_path / "again"))).state_dict()
     assert all(torch.equal(weight, again[name]) for name, weight in after.items())
     assert "secret" not in load_tokenizer(model).get_vocab()
+
+
+def test_the_recipe_for_a_gpu_makes_a_base_and_meta_trains_it(collection: Path, tmp_path: Path) -> None:
+    write_setting(collection, "small", ["one", "two"], ["target"], ["target"])
+    options = gpu.Options(
+        collection,
+        "small",
+        tmp_path / "made",
+        width=64,
+        blocks=1,
+        words=100,
+        prompts=2,
+        text_batches=2,
+        batches=2,
+        episodes=6,
+        held_out=1,
+        meta_batches=4,
+        meta_prompts=1,
+        rows=("raw-lm", "maml-2-1"),
+        max_examples=2,
+        device="cpu",
+        precision="float32",
+    )
+    base = tmp_path / "made/base"
+    reports = gpu.main(options)
+    assert [path.parts[-2] for path in reports] == ["table2a", "table3a"]
+    for report in reports:
+        assert "MAML-2-1" in (report.parent / "report" / "report.md").read_text()
+    first, text_model, last = (weights(base / name) for name in ("untrained", "text/model", "run/model"))
+    assert sum(tensor.numel() for tensor in last.values()) < 1e6
+    for before, after in ((first, text_model), (text_model, last)):
+        assert all(not torch.equal(before[name], tensor) for name, tensor in after.items() if "wte" in name)
+    made = json.loads((tmp_path / "made/table2a/runs/small/maml-2-1/model/maml_en_llm.json").read_text())
+    assert made["config"]["model"] == str(base / "run/model")
+    stamp = (base / "run/model/model.safetensors").stat().st_mtime_ns
+    assert gpu.main(options) == reports
+    assert (base / "run/model/model.safetensors").stat().st_mtime_ns == stamp
 
 
 def test_episodes_show_every_class_under_a_name_of_its_own(collection: Path) -> None:

@@ -4,8 +4,10 @@ A loss is any function `loss(parameters: dict[str, Tensor], batch) -> scalar`.  
 `substituted(parameters)`: then it stays entered until the gradient is computed, which activation checkpointing needs;
 an attribute `autocast`: the type it computes in, or None for the type of the parameters, which the engine sets on a
 copy of it where the loss's own precision is too low; `parts(batch)`, batches whose losses sum to that of `batch`:
-then a gradient is accumulated part by part, in the memory of the largest; and `sum_(tensor)`, where it is the share of
-one of several processes: the loss, its gradients and products are then summed over them, in place.
+then a gradient is accumulated part by part, in the memory of the largest; `sum_(tensor)`, where it is the share of
+one of several processes: the loss, its gradients and products are then summed over them, in place; and, where the
+tensors in `parameters` are parts of those that others have the rest of, `stream_gradient`, which does what the function
+of that name here does, and `norms(*parts)`, the norms of whole tensors from those of this process's parts.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .steps import Tensors, blocks, global_norm, waits_for_numbers
+from .steps import Norms, Tensors, blocks, global_norm, waits_for_numbers
 
 Curvature = Literal["exact", "difference", "central"]
 Loss = Callable[[Tensors, Any], Tensor]
@@ -65,6 +67,9 @@ def stream_gradient(
     By then nothing in the backward pass reads that parameter any more, so `consume` may overwrite it. by: the names
     to differentiate by, all if None. watch: gets the loss (of the last part) with its graph.
     """
+    if own := getattr(loss, "stream_gradient", None):
+        value: Tensor = own(parameters, batch, consume, by, watch)
+        return value
     values = {name: parameter.detach() for name, parameter in parameters.items()}
     leaves = {name: value.requires_grad_() for name, value in values.items() if by is None or name in by}
     left = dict.fromkeys(leaves)
@@ -205,7 +210,7 @@ def difference(loss: Loss, point: Point, direction: Tensors, add: Add) -> None:
     `direction` becomes phi + eps u, and `point.gradient` is used up. Its error shrinks with eps down to the rounding
     of the gradients: RELATIVE_STEP balances the two.
     """
-    epsilon = move_along_(point, direction)
+    epsilon = move_along_(point, direction, getattr(loss, "norms", None))
     if epsilon is None:  # the product is zero
         return
 
@@ -222,7 +227,7 @@ def central(loss: Loss, point: Point, direction: Tensors, add: Add) -> None:
     Its truncation error is of second order in eps, so the step can be larger and rounding matters less: for low
     precision.
     """
-    epsilon = move_along_(point, direction)
+    epsilon = move_along_(point, direction, getattr(loss, "norms", None))
     if epsilon is None:
         return
     point.gradient.clear()
@@ -238,7 +243,7 @@ def central(loss: Loss, point: Point, direction: Tensors, add: Add) -> None:
         stream_gradient(loss, {**point.parameters, **direction}, point.batch, subtract)
 
 
-def move_along_(point: Point, direction: Tensors) -> float | Tensor | None:
+def move_along_(point: Point, direction: Tensors, norms: Norms | None = None) -> float | Tensor | None:
     """Turns `direction` into point.parameters + eps * direction, in place; returns eps.
 
     Where nobody waits for numbers it is a tensor; elsewhere None when the direction is all zero.
@@ -257,23 +262,25 @@ def move_along_(point: Point, direction: Tensors) -> float | Tensor | None:
                 sizes.append(torch.linalg.vector_norm(phi))
                 seen += part.numel()
     found, scale = [torch.linalg.vector_norm(torch.stack(n)) for n in (lengths, sizes)], (total / seen) ** 0.5
-    least = SMALLEST_SCALE * total**0.5
+    ones = total**0.5  # the norm of as many ones
     length: Any
     size: Any
-    if waits_for_numbers(found[0].device):
+    if norms is None and waits_for_numbers(found[0].device):
         length, size = (norm * scale for norm in found)
         length = torch.where(length > 0, length, global_norm(direction))
         length = torch.where(length > 0, length, 1.0)  # a direction that is all zero moves nothing
-        size = size.clamp(min=least)
+        size = size.clamp(min=SMALLEST_SCALE * ones)
     else:
         length, size = (float(norm) * scale for norm in found)
-        length = length or float(global_norm(direction))
+        if norms is not None:
+            length, size, ones = norms(length, size, ones)
+        length = length or float(global_norm(direction, norms))
         if not length > 0:
             return None
-        size = max(size, least)
+        size = max(size, SMALLEST_SCALE * ones)
     assert point.precision is not None
     epsilon: float | Tensor = RELATIVE_STEP[point.precision] * size / length
-    limit = length / total**0.5
+    limit = length / ones
     for name, u in direction.items():
         for part, gradient, phi in blocks(u, point.gradient[name], point.parameters[name].detach()):
             has_gradient = gradient.sign().abs_()  # 0 or 1, in less time than `where` takes

@@ -206,7 +206,9 @@ def _result(problem: Problem, state: Moments | None) -> MetaGradient:
         query_loss=torch.stack(problem.query_losses or [torch.tensor(torch.nan)]).mean(),
         support_loss=torch.stack(problem.support_losses).mean(),
         state=state,
-        second_order_share=None if problem.plain is None else relative_error(problem.total, problem.plain),
+        second_order_share=None
+        if problem.plain is None
+        else relative_error(problem.total, problem.plain, getattr(problem.loss, "norms", None)),
         rates=None
         if problem.rates is None
         else {

@@ -8,7 +8,7 @@ cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
+Norms = Callable[..., list[float]]  # of whole tensors, from those of the parts that this process has
 
 STEEP = 1e-6
 """sqrt(v_hat) below which AdamW has no useful derivative by a coordinate's first gradient: there it is a cliff, up to
@@ -384,24 +385,30 @@ _SAME = 1.0001  # factor within which two second moments are the same up to roun
 
 
 def blocks(*tensors: Tensor, size: int = 1 << 17) -> Iterator[tuple[Tensor, ...]]:
-    """Views of the same `size` elements of each tensor in turn (CPU), or the whole tensors (elsewhere)."""
+    """Views of the same `size` elements of each tensor in turn (CPU), or the whole tensors (elsewhere).
+
+    None of tensors without elements.
+    """
     first = tensors[0]
+    if not first.numel():
+        return
     if first.device.type != "cpu" or first.numel() <= size or not all(t.is_contiguous() for t in tensors):
         yield tensors
         return
     yield from zip(*(t.view(-1).split(size) for t in tensors), strict=True)
 
 
-def global_norm(tensors: Mapping[str, Tensor]) -> Tensor:
+def global_norm(tensors: Mapping[str, Tensor], norms: Norms | None = None) -> Tensor:
     """Euclidean norm of all tensors together, a scalar of float32 or wider."""
-    norms = torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors.values()])
-    return torch.linalg.vector_norm(norms.to(torch.promote_types(norms.dtype, torch.float32)))
+    each = torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors.values()])
+    total = torch.linalg.vector_norm(each.to(torch.promote_types(each.dtype, torch.float32)))
+    return total if norms is None else total.new_tensor(norms(float(total))[0])
 
 
-def relative_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+def relative_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], norms: Norms | None = None) -> float:
     """Norm of the difference over the norm of what was expected."""
     difference = {name: found[name] - tensor for name, tensor in expected.items()}
-    return float(global_norm(difference) / global_norm(expected).clamp(min=_TINY))
+    return float(global_norm(difference, norms) / global_norm(expected, norms).clamp(min=_TINY))
 
 
 def waits_for_numbers(device: torch.device) -> bool:
@@ -414,12 +421,12 @@ def figure(value: Tensor) -> float | Tensor:
     return value if waits_for_numbers(value.device) else float(value)
 
 
-def clip_by_global_norm_(gradients: Tensors, limit: float | None) -> float | Tensor:
+def clip_by_global_norm_(gradients: Tensors, limit: float | None, norms: Norms | None = None) -> float | Tensor:
     """Scales `gradients` in place so that their global norm is at most `limit` (None: leave them).
 
     Returns the norm before; on a GPU as a tensor, which nothing waits for.
     """
-    total = global_norm(gradients)
+    total = global_norm(gradients, norms)
     if waits_for_numbers(total.device):
         if limit is not None:
             scale = (limit / total).clamp(max=1)

@@ -15,7 +15,7 @@ import tyro
 
 from ..config import DEFAULT_METHOD, AdaptConfig, EvaluateConfig, load_yaml, typed_keys
 from ..experiments import TableName
-from ..hub import model_folder, pinned
+from ..hub import existing_folder, model_folder, pinned
 from ..names import printable
 from ..progress import console
 from ..prompts.choosing import Choice
@@ -178,6 +178,53 @@ def reproduce(
         print(show(runs))
         return
     print(runs.run())
+
+
+def reproduce_inner_loops(
+    output: Path = Path("reproduction"),
+    rows: tuple[str, ...] = (),
+    batches: int = 30_000,
+    shots: tuple[int, ...] = (10, 5),
+    waves: int = 600,
+    seed: int = 100,
+) -> None:
+    """Compare MAML, FOMAML, Reptile, ANIL, Meta-SGD, MAML++ and BMG on sine waves: what is finished stays.
+
+    Args:
+        output: OUTPUT/inner-loops/ is for the parts and the report.
+        rows: Only these methods.
+        batches: Training length of every row, in batches of K points.
+        shots: K, points of a wave that a step learns from.
+        waves: New waves that are scored.
+        seed: Of the training.
+    """
+    from ..experiments.inner_loops import inner_loops as run
+
+    print(run(output, rows=rows, batches=batches, shots=shots, waves=waves, seed=seed))
+
+
+def reproduce_uptake(
+    output: Path = Path("reproduction"),
+    training_seeds: tuple[int, ...] = (100, 13, 21),
+    documents: int = 40,
+    train_documents: int = 700,
+    updates: int = 250,
+    probes: int = 8,
+) -> None:
+    """Compare learned, uniform, random and TF-IDF token weights by what one step on a document teaches.
+
+    Args:
+        output: OUTPUT/uptake/ is for models, parts and the report; what is finished in it is not done again.
+        training_seeds: Models and weights are trained once with each.
+        documents: New documents that are scored.
+        train_documents: Documents of each of the two stages of training.
+        updates: Length of each stage.
+        probes: Unrelated texts that drift is measured on.
+    """
+    from ..starter.uptake import Sizes
+    from ..starter.uptake import uptake as run
+
+    print(run(output, training_seeds=training_seeds, sizes=Sizes(documents, train_documents, updates, probes)))
 
 
 def tune(
@@ -507,6 +554,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "stream": stream,
     "compare": compare,
     "reproduce": reproduce,
+    "reproduce inner-loops": reproduce_inner_loops,
+    "reproduce uptake": reproduce_uptake,
     "tune": tune,
     "predict": predict,
     "report": report,
@@ -515,6 +564,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
 }
 
+
+SHARED = {"train", "evaluate", "predict"}  # over the processes that torchrun starts
 
 USAGE = "usage: maml-en-llm VERB [--flags]   (VERB --help shows its flags; --debug tracebacks; --version)"
 
@@ -538,6 +589,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"maml-en-llm: unknown verb {' '.join(words[:2])!r}\n{listing}", file=sys.stderr)
         return 2
     try:
+        check_processes(verb)
         run(VERBS[verb], words[len(verb.split()) :], verb)
     except ValueError as error:
         print(f"maml-en-llm {verb}: {printable(str(error))}", file=sys.stderr)
@@ -560,6 +612,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"maml-en-llm {verb}: {type(error).__name__}: {text}; {where}", file=sys.stderr)
         return 2
     return 0
+
+
+def check_processes(verb: str) -> None:
+    """ValueError when torchrun started several processes for what one does; all but the first print no results."""
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) == 1:
+        return
+    if verb not in SHARED:
+        rows = ", as often as you like: such commands share the rows of a table" if verb == "reproduce" else ""
+        raise ValueError(f"torchrun started {count} processes but {verb} is for one; start it without torchrun{rows}")
+    if int(os.environ.get("RANK", "0")):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
 
 
 def run(function: Callable[..., None], words: list[str], verb: str) -> None:
@@ -590,9 +653,7 @@ def _bring_model(words: list[str], defaults: dict[str, Any]) -> None:
         for key in ("model", "revision")
     )
     if named and not {"-h", "--help"} & set(words):
-        folder = model_folder(pinned(str(named[-1]), str(revision[-1]) if revision else None))
-        if not Path(folder).is_dir():
-            raise ValueError(f"cannot load a model from {folder}: there is no such folder")
+        existing_folder(pinned(str(named[-1]), str(revision[-1]) if revision else None))
 
 
 def training_flags(defaults: dict[str, Any], words: list[str], program: str) -> tuple[Any, TrainSwitches]:

@@ -59,7 +59,7 @@ def _adapt(config: AdaptConfig) -> Results:
             for store in (before, after):
                 if store is after and not set(job.seeds) <= after.finished(task.name):
                     learn(job.model.network, parameters, prompts, config.lr)
-                job.score(task, store, progress, stop)
+                job.score([task], store, progress, stop)
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(start[name])

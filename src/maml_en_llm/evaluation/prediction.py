@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..files import text_lines
 from ..methods import method_of_model
 from ..models import pick_device
 from ..prediction.predictor import LabelledTask, LoadedModel
@@ -64,12 +65,8 @@ def read_demonstrations(path: Path, text: str | None = None, label: str | None =
         )
     if path.suffix.lower() != ".jsonl" or text or label:
         return _examples_of_table(read_table(path), text, label)
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # a text may hold other line ends
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
     examples = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         try:
             record = json.loads(line)
             examples.append(Example(record["input"], record["output"]))

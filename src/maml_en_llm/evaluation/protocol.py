@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,10 @@ import numpy as np
 
 from ..config import EvaluateConfig
 from ..files import check_output, only_writer
-from ..hub import model_folder
+from ..hub import weights_stamp
 from ..methods import method_of_model
 from ..methods.method import Method
-from ..models import pick_device
+from ..models import Processes, join, pick_device
 from ..names import public_name
 from ..prediction.features import Features, features_of, selection_with
 from ..prediction.from_features import FromFeatures
@@ -57,18 +57,24 @@ def evaluate(config: EvaluateConfig, quiet: bool = False) -> Results:
 
     Every option of every example is scored behind the fixed demonstrations of each seed and the lowest mean negative
     log-likelihood is predicted. Predictions with all scores go to `OUTPUT.predictions.jsonl`; when a run is stopped,
-    the same command continues where it was. quiet: whether remarks are left out.  Raises ValueError for bad input.
+    the same command continues where it was. quiet: whether remarks are left out. Of several processes each predicts
+    for other tasks and seeds, the first writes, and all return the same.  Raises ValueError for bad input.
     """
+    processes, _ = join(pick_device(config.device))
+    if processes.rank > 0:
+        job = Evaluation(config, processes)
+        with stop_on_signal() as stop:
+            job.score(job.tasks, None, None, stop)
+        return processes.same(None)
     check_output(config.output, ending=".json", sign=RESULTS_SIGN)
     PredictionStore.check(config.output)
     with only_writer(config.output):
-        job = Evaluation(config)
+        job = Evaluation(config, processes)
         if not quiet:
             job.say_what_is_scored()
         store = prediction_store(config, job)
         with track("evaluate", len(job.tasks) * len(job.seeds), "task seeds") as progress, stop_on_signal() as stop:
-            for task in job.tasks:
-                job.score(task, store, progress, stop)
+            job.score(job.tasks, store, progress, stop)
         results = job.results(job.row(), {task.name: task_result(task, store.rows, job.seeds) for task in job.tasks})
         store.write()
         write_results(config.output, results)
@@ -76,14 +82,14 @@ def evaluate(config: EvaluateConfig, quiet: bool = False) -> Results:
         store.forget()
     for note in notes:
         console.print(f"note: {note}", markup=False)
-    return results
+    return processes.same(results)
 
 
 class Evaluation:
     """An evaluation with all that can be wrong with it found, its model loaded and its clock running."""
 
-    def __init__(self, config: EvaluateConfig) -> None:
-        self.config = config
+    def __init__(self, config: EvaluateConfig, processes: Processes = Processes()) -> None:  # noqa: B008 (frozen)
+        self.config, self.processes = config, processes
         collection = load_collection(config.collection)
         self.setting = collection.setting(config.setting)
         self.provenance = read_provenance(config.pinned_model)
@@ -114,6 +120,7 @@ class Evaluation:
         device = pick_device(config.device)
         self.record = Measurement(config, target_data_hash(config, collection), device)
         self.model = LoadedModel(config.pinned_model, device, config.tokens_per_forward)
+        self._read: tuple[Task, Sequence[Example], LabelledTask] | None = None  # what `predict` read last
         self.predictor = self.in_context() if config.learner == "in-context" else self.head()
 
     def say_what_is_scored(self) -> None:
@@ -154,44 +161,52 @@ class Evaluation:
         select = selection_with(self.model, self.choose, config.choose_groups, self.layer)
         return FromFeatures(head, count, features, select)
 
-    def score(self, task: Task, store: PredictionStore, progress: Tracker, stop: StopRequest) -> None:
-        """Predicts for every seed of `task` that `store` does not have; KeyboardInterrupt when asked to stop."""
-        for seed, rows in self.predict(task, store.finished(task.name)):
-            if rows is not None:
+    def score(
+        self, tasks: Sequence[Task], store: PredictionStore | None, progress: Tracker | None, stop: StopRequest
+    ) -> None:
+        """Predicts for every task and seed that `store` does not have; KeyboardInterrupt when asked to stop.
+
+        Of several processes each predicts for one seed of a task at a time, and the first alone has `store` and
+        `progress`.
+        """
+        every = [(task, seed) for task in tasks for seed in self.seeds]
+        if store is not None and progress is not None:
+            progress.advance(sum((task.name, seed) in store.rows for task, seed in every))
+        left = [number for number, (task, seed) in enumerate(every) if store and (task.name, seed) not in store.rows]
+        left, processes = self.processes.same(left), self.processes
+        for first in range(0, len(left), processes.count):
+            at_once = [every[number] for number in left[first : first + processes.count]]
+            own = self.predict(*at_once[processes.rank]) if processes.rank < len(at_once) else []
+            for (task, seed), rows in zip(at_once, processes.gathered(own), strict=False):
+                assert store is not None
+                assert progress is not None
                 store.add(task.name, seed, rows)
-            progress.advance(figures=task.name)
-            if stop.requested:
+                progress.advance(figures=task.name)
+            if processes.same(any(processes.gathered(stop.requested))):
                 raise KeyboardInterrupt("stopped; the same command continues where it was")
 
-    def predict(self, task: Task, finished: set[int]) -> Iterator[tuple[int, list[Prediction] | None]]:
-        """For each seed the predictions of the task's examples, once for every order of the demonstrations, or None for
-        seeds that are `finished`."""
-        if set(self.seeds) <= finished:
-            yield from ((seed, None) for seed in self.seeds)
-            return
-        examples = scored_examples(self.config, task)
-        labelled = self.labelled(task)
-        for seed in self.seeds:
-            if seed in finished:
-                yield seed, None
-                continue
-            rows = []
-            for order in range(self.orders):
-                scores = self.predictor.scores(labelled, examples, seed, order)
-                check_finite(scores, f"task {task.name}, seed {seed}")
-                for index, (example, values) in enumerate(zip(examples, scores, strict=True)):
-                    lowest = min(range(len(values)), key=values.__getitem__)
-                    prediction = Prediction(
-                        task=task.name,
-                        seed=seed,
-                        index=index,
-                        output=example.output,
-                        predicted=example.options[lowest],
-                        scores=tuple(round(v, 6) for v in values),
-                        order=order,
-                    )
-                    rows.append(prediction)
-            yield seed, rows
+    def predict(self, task: Task, seed: int) -> list[Prediction]:
+        """The predictions of the task's examples with one seed, once for every order of the demonstrations."""
+        if self._read is None or self._read[0] is not task:
+            self._read = (task, scored_examples(self.config, task), self.labelled(task))
+        _, examples, labelled = self._read
+        rows = []
+        for order in range(self.orders):
+            scores = self.predictor.scores(labelled, examples, seed, order)
+            check_finite(scores, f"task {task.name}, seed {seed}")
+            for index, (example, values) in enumerate(zip(examples, scores, strict=True)):
+                lowest = min(range(len(values)), key=values.__getitem__)
+                prediction = Prediction(
+                    task=task.name,
+                    seed=seed,
+                    index=index,
+                    output=example.output,
+                    predicted=example.options[lowest],
+                    scores=tuple(round(v, 6) for v in values),
+                    order=order,
+                )
+                rows.append(prediction)
+        return rows
 
     def remarks(self, store: PredictionStore, results: Results) -> list[str]:
         """What a user should know about the results, as sentences."""
@@ -364,6 +379,5 @@ def task_result(task: Task, rows: Mapping[tuple[str, int], list[Prediction]], se
 def prediction_store(config: EvaluateConfig, job: Evaluation) -> PredictionStore:
     """The predictions of `config.output`, with what is left there of an evaluation of the same model and data."""
     computed = {key: value for key, value in vars(config).items() if key not in config.FREE}
-    weights = sorted(Path(model_folder(config.pinned_model)).glob("*.safetensors"))
-    stamp = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
+    stamp = weights_stamp(config.pinned_model)
     return PredictionStore(config.output, digest([computed, repr(job.provenance), stamp, job.record.manifest_hash]))

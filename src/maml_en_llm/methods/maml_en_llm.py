@@ -7,15 +7,19 @@ copies do well on query batches (Algorithm 1; docs/methods/maml-en-llm.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
-from ..bilevel import clip_by_global_norm_, meta_gradient, relative_error, update_all_
+from torch import Tensor
+
+from ..bilevel import MetaGradient, clip_by_global_norm_, meta_gradient, relative_error, update_all_
 from ..bilevel.curvature import Curvature
 from ..bilevel.exploration import Order, Trajectory, Workspace
-from ..bilevel.steps import Step, figure
+from ..bilevel.steps import Moments, Step, figure
 from ..config import Optimizer
+from ..models.processes import Processes
 from ..models.trainable import TrainableModel
 from ..progress import console
 from ..prompts.batches import Batch, MixtureSampler, SameTaskSampler, Sampler
@@ -26,6 +30,9 @@ from .method import Figures, GradientLearner, Learner, TwoLevelMethod
 @dataclass(frozen=True, kw_only=True)
 class MAMLenLLM(TwoLevelMethod):
     """Second-order meta-training with shared AdamW moments; an update sees 2kn batches."""
+
+    LATER: ClassVar[Mapping[str, Any]] = {"parallel": "prompts"}
+    shards: ClassVar[bool] = True
 
     inner_optimizer: Optimizer = "adamw"
     """Optimizer of the inner steps."""
@@ -44,6 +51,9 @@ class MAMLenLLM(TwoLevelMethod):
     """Inner and outer steps update one optimizer state; by default if they use the same optimizer."""
     sampling: Literal["mixture", "same_task"] = "mixture"
     """Support and query are draws from the mixture of all tasks, or come from one task a copy."""
+    parallel: Literal["prompts", "copies"] = "prompts"
+    """What is shared out over several processes: the prompts of each batch; or the copies, which then all start from
+    the same moments, and the mean of what they leave goes on (docs/several-processes.md)."""
 
     def title(self, style: PromptStyle) -> str:
         return f"{'MAML' if self.order == 'second' else 'FOMAML'}-{2 * self.inner_steps}-{self.copies}"
@@ -70,10 +80,17 @@ class MAMLenLLM(TwoLevelMethod):
     def learner(self, model: TrainableModel, sampler: Sampler) -> Learner:
         return MAMLLearner(self, model, sampler)
 
+    @property
+    def whole(self) -> dict[str, Any]:
+        exact = {"curvature": "exact"} if self.order == "second" else {}
+        return {**super().whole, **exact, "verify_curvature": ..., "parallel": "copies"}
+
     def unread(self) -> dict[str, str]:
         unread = super().unread()
         if self.sampling == "same_task":
             unread["choose"] = "sampling=same_task"
+        if self.copies == 1:
+            unread["parallel"] = "copies=1"
         if self.inner_steps == 1:
             unread["trajectory"] = "inner_steps=1"
         if self.order == "first":
@@ -100,6 +117,14 @@ class MAMLLearner(GradientLearner):
         self.inner: Step = method.step(method.inner_optimizer, method.inner_lr)
         self.workspace: Workspace = {}
         self.said: set[str] = set()  # notes of the engine that were printed
+        self.processes: Processes = getattr(model.loss, "processes", Processes())
+        if method.parallel == "copies" and self.processes.count > 1:
+            self.loss = model.loss.alone()
+            if method.copies % self.processes.count:
+                raise ValueError(
+                    f"copies is {method.copies} but parallel=copies shares them over {self.processes.count} processes; "
+                    "make it a multiple of that, or leave parallel out"
+                )
 
     def update(self, batches: Sequence[Batch], lr_scale: float, measure: bool) -> Figures:
         method = self.method
@@ -111,10 +136,10 @@ class MAMLLearner(GradientLearner):
             "state": self.moments if method.shares_moments else None,
             "order": method.order,
         }
-        exact = meta_gradient(self.loss, self.parameters, **job).gradients if self.verification_is_due() else None
-        result = meta_gradient(
-            self.loss,
-            self.parameters,
+        one_by_one = partial(meta_gradient, self.loss, self.parameters)
+        explore = self.explore_at_once if method.parallel == "copies" else one_by_one
+        exact = explore(**job).gradients if self.verification_is_due() else None
+        result = explore(
             **job,
             curvature=method.chosen_curvature,
             trajectory=method.trajectory,
@@ -123,7 +148,7 @@ class MAMLLearner(GradientLearner):
             workspace=self.workspace,
         )
         curvature_error = None if exact is None else relative_error(result.gradients, exact)
-        norm = clip_by_global_norm_(result.gradients, method.gradient_clip)
+        norm = clip_by_global_norm_(result.gradients, method.gradient_clip, self.norms)
         outer = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
         update_all_(outer, self.parameters, result.gradients, self.moments)
         figures: Figures = {"loss": figure(result.query_loss), "support_loss": figure(result.support_loss)}
@@ -139,8 +164,46 @@ class MAMLLearner(GradientLearner):
         self.said |= set(result.notes)
         return figures
 
+    def explore_at_once(
+        self,
+        support: Sequence[Sequence[Batch]],
+        query: Sequence[Sequence[Batch]],
+        state: Moments | None,
+        donate_state: bool = False,
+        measure_share: bool = False,
+        **job: Any,
+    ) -> MetaGradient:
+        """As `meta_gradient`, of copies that all start from `state`, of which each process takes some.
+
+        The moments are the mean of those that the copies leave. The share of the second order is not measured.
+        """
+        own = range(self.processes.rank, len(support), self.processes.count)
+        found = None
+        for copy in own:
+            result = meta_gradient(self.loss, self.parameters, [support[copy]], [query[copy]], state=state, **job)
+            if found is None:
+                found = result
+                continue
+            for total, part in zip(_tensors(found), _tensors(result), strict=True):
+                total.add_(part)
+        assert found is not None
+        for total in _tensors(found):
+            total.div_(len(own))
+            self.processes.mean_(total)
+        if donate_state and found.state is not None:
+            self.moments = found.state
+        return found
+
     def verification_is_due(self) -> bool:
         """Whether this update, counted by the steps that the moments have seen, is one that verify_curvature names."""
-        every = self.method.verify_curvature
-        steps_per_update = 1 + (self.method.batches_per_update // 2 if self.method.shares_moments else 0)
+        every, method = self.method.verify_curvature, self.method
+        one_by_one = 1 if method.parallel == "copies" else method.copies
+        steps_per_update = 1 + (method.inner_steps * one_by_one if method.shares_moments else 0)
         return every > 0 and self.moments.step // steps_per_update % every == 0
+
+
+def _tensors(result: MetaGradient) -> list[Tensor]:
+    """What of the copies is averaged."""
+    moments = result.state or Moments({}, None)
+    some = (result.gradients, moments.first, moments.second or {})
+    return [result.query_loss, result.support_loss, *(tensor for tensors in some for tensor in tensors.values())]

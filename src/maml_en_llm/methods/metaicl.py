@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from ..bilevel import clip_by_global_norm_, update_all_, value_and_gradient
 from ..bilevel.steps import figure
@@ -19,6 +20,8 @@ from .method import Figures, GradientLearner, GradientMethod, Learner
 @dataclass(frozen=True, kw_only=True)
 class MetaICL(GradientMethod):
     """Gradient descent on prompts with demonstrations."""
+
+    shards: ClassVar[bool] = True
 
     accumulate: int = 1
     """Batches whose gradients are averaged into one update: 2kn gives as many updates as MAML-en-LLM makes."""
@@ -50,7 +53,7 @@ class MetaICLLearner(GradientLearner):
                 gradient.add_(further[name])
         for gradient in gradients.values() if len(batches) > 1 else ():
             gradient.div_(len(batches))
-        norm = clip_by_global_norm_(gradients, self.method.gradient_clip)
+        norm = clip_by_global_norm_(gradients, self.method.gradient_clip, self.norms)
         step = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
         update_all_(step, self.parameters, gradients, self.moments)
         return {"loss": figure(value / len(batches)), "gradient_norm": norm, "lr": step.lr}

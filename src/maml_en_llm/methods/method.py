@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..bilevel import SGD, AdamW
-from ..bilevel.steps import waits_for_numbers
+from ..bilevel.steps import Norms, waits_for_numbers
 from ..config import Optimizer, TrainConfig
 from ..models.device import pick_device, precision_of
 from ..models.trainable import TrainableModel
@@ -89,6 +90,14 @@ class Method(TrainConfig):
     is_raw: ClassVar[bool] = False
     """Whether its models have learned language and not tasks in context, so that they count as raw."""
 
+    shards: ClassVar[bool] = False
+    """Whether its learner needs of parameters no more than what `shard` leaves to each process."""
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """Keys with the values that need whole parameters in one process (...: any but the default)."""
+        return {"trainable": ..., "validate_every": ...}
+
     @property
     def baseline(self) -> str | None:
         """Name of the method that reports compare it with."""
@@ -140,6 +149,12 @@ class Method(TrainConfig):
     def check(self) -> None:
         super().check()
         self.at_least(0, "demonstrations")
+        if self.shard and not self.shards:
+            raise ValueError(f"shard is set but method={self.name} needs whole parameters; leave it out")
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        for key, value in self.whole.items() if self.shard else ():
+            if (found := getattr(self, key)) == value or (value is ... and found != default[key]):
+                raise ValueError(f"shard is set but {key}={found} needs whole parameters; leave one of the two out")
         if self.batches < self.batches_per_update:
             raise ValueError(f"batches is {self.batches}, less than the {self.batches_per_update} of one update")
         self.prompts()
@@ -253,6 +268,7 @@ class GradientLearner:
         if self.fused and waits_for_numbers(model.device):
             model.fuse()
         self.loss, self.parameters = model.loss, model.parameters
+        self.norms: Norms | None = getattr(model.loss, "norms", None)
         self.optimizer = method.step(method.optimizer, method.lr)
         self.moments = self.optimizer.init(self.parameters)
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from ..files import read_json, replace_folder, writing
-from ..hub import model_folder, pinned
+from ..hub import existing_folder, pinned
 from ..names import check_folder, unfinished
 
 logging.disable_progress_bar()  # ours say more
@@ -27,11 +27,9 @@ def load_tokenizer(model: str | Path) -> Any:
 
     A folder with nothing but GPT-2's vocab.json and merges.txt counts as one.
     """
-    model = model_folder(model)
-    if not Path(model).is_dir():
-        raise ValueError(f"cannot load a tokenizer from {model}: there is no such folder")
+    model = existing_folder(model, "a tokenizer")
     try:
-        if (Path(model) / "merges.txt").is_file() and not (Path(model) / "tokenizer_config.json").is_file():
+        if (model / "merges.txt").is_file() and not (model / "tokenizer_config.json").is_file():
             tokenizer: Any = AutoTokenizer.from_pretrained(str(model), tokenizer_type="gpt2")
         else:
             tokenizer = AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
@@ -59,11 +57,9 @@ def load_model(model: str | Path, device: torch.device | str = "cpu", attention:
     None leaves the choice to transformers. Raises ValueError when there is no such model, or when its tensors are not
     exactly those of its configuration.
     """
-    model = model_folder(model)
-    if not Path(model).is_dir():
-        raise ValueError(f"cannot load a causal language model from {model}: there is no such folder")
-    if (Path(model) / ADAPTER).is_file() and not (Path(model) / "config.json").is_file():
-        return _load_adapter(Path(model), device, attention)
+    model = existing_folder(model, "a causal language model")
+    if (model / ADAPTER).is_file() and not (model / "config.json").is_file():
+        return _load_adapter(model, device, attention)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it would say of tensors is said below
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,12 @@ class PromptLoss:
             if isinstance(batch, Group):
                 return _loss_of_group(self.model, batch, self.autocast)
             return prompt_loss(self.model, batch, self.autocast, self.tokens_per_forward, self.processes)
+
+    def alone(self) -> PromptLoss:
+        """The same loss of whole batches, whatever other processes compute."""
+        found = copy.copy(self)
+        found.processes, found.sum_ = Processes(), None
+        return found
 
     def parts(self, batch: Batch) -> list[Group]:
         """What is computed at once, one after another; the sum of their losses is that of `batch`."""

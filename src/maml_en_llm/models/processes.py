@@ -1,18 +1,21 @@
-"""Several processes of one training, started by torchrun: each computes its share of the prompts of every batch."""
+"""Several processes of one command, started by torchrun: each computes its share, and the first reads and writes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
+from ..progress import console
+
 
 @dataclass(frozen=True)
 class Processes:
-    """Who this process is among those of a training. All of them call each method, in the same order."""
+    """Who this process is among those of a command. All of them call each method, in the same order."""
 
     rank: int = 0
     count: int = 1
@@ -24,6 +27,12 @@ class Processes:
         if dense is not tensor:
             tensor.copy_(dense)
 
+    def mean_(self, tensor: Tensor) -> None:
+        """The mean of `tensor` over the processes, in place."""
+        if self.count > 1:
+            self.sum_(tensor)
+            tensor.div_(self.count)
+
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether the flag is set in one of them."""
         if self.count == 1:
@@ -31,6 +40,12 @@ class Processes:
         flags = torch.tensor(float(flag), device=device)
         self.sum_(flags)
         return bool(flags)
+
+    def most(self, number: int, device: torch.device) -> int:
+        """The largest of the numbers that the processes give."""
+        there = torch.tensor(number, device=device)
+        distributed.all_reduce(there, distributed.ReduceOp.MAX)
+        return int(there)
 
     def number(self, number: int, device: torch.device) -> int:
         """The number of the first process."""
@@ -48,10 +63,34 @@ class Processes:
             with torch.no_grad():
                 tensor.copy_(there)
 
+    def gathered(self, value: Any) -> list[Any]:
+        """What each process gives, anything that pickles, by rank; an empty list in all but the first."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        distributed.gather_object(value, found if self.rank == 0 else None)
+        return found if self.rank == 0 else []
+
+    def same(self, value: Any) -> Any:
+        """What the first process gives, anything that pickles."""
+        if self.count == 1:
+            return value
+        there = [value]
+        distributed.broadcast_object_list(there)
+        return there[0]
+
+
+def started() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
 
 def join(device: torch.device) -> tuple[Processes, torch.device]:
-    """The processes of this training and the device of this one: a GPU each, where there are GPUs."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    """The processes of this command and the device of this one: a GPU each, where there are GPUs.
+
+    From then on the first alone prints.
+    """
+    count = started()
     if count == 1:
         return Processes(), device
     if device.type == "cuda":
@@ -59,4 +98,6 @@ def join(device: torch.device) -> tuple[Processes, torch.device]:
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Processes(distributed.get_rank(), count), device
+    rank = distributed.get_rank()
+    console.quiet = rank > 0
+    return Processes(rank, count), device

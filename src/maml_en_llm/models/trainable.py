@@ -60,7 +60,7 @@ def choose_trainable(model: Any, trainable: Trainable, lora_rank: int = 8, last_
         if not learning:
             raise ValueError(f"trainable is bias but a {type(model).__name__} has no biases; choose another")
     else:
-        parts, blocks = _blocks(model)
+        parts, blocks = blocks_of(model)
         if last_blocks > len(blocks):
             raise ValueError(f"last_blocks is {last_blocks} but the model has {len(blocks)} blocks")
         norms = [m for n, m in parts.named_children() if "norm" in type(m).__name__.lower() and "embed" not in n]
@@ -70,7 +70,7 @@ def choose_trainable(model: Any, trainable: Trainable, lora_rank: int = 8, last_
     return model
 
 
-def _blocks(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
+def blocks_of(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     """The transformer blocks, which are the list with the most parameters, and the module that holds them."""
     lists = [(m, c) for m in model.modules() for c in m.children() if isinstance(c, nn.ModuleList)]
     return max(lists, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
@@ -82,7 +82,7 @@ def recompute_activations(model: Any) -> None:
     Gradients and Hessian-vector products stay what they are. Raises ValueError for a model that has no list of blocks.
     """
     try:
-        _, blocks = _blocks(model)
+        _, blocks = blocks_of(model)
     except ValueError:
         raise ValueError(
             f"a {type(model).__name__} has no list of blocks to recompute; leave recompute_activations out"
@@ -133,8 +133,21 @@ class TrainableModel:
         return self.fused.apart(tensors)
 
     @property
+    def size(self) -> int:
+        """How many numbers learn."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+    def whole_like(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The state of a learner, in the shapes of a checkpoint: what a sharded model has parts of is whole there."""
+        return state
+
+    def gathered(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The same for a checkpoint to be written."""
+        return state
 
     def save(self, folder: Path, files: Mapping[str, str]) -> None:
         """Writes a plain Hugging Face folder with the texts `files`, by name, in it; what was learned is merged.

@@ -16,7 +16,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 
 from .. import names
 from ..files import content_hash, write_text, writing
+from ..models import Processes
 from ..progress import stop_on_signal, track
 from ..sources.reading import MOST_CHARACTERS, check_file, detect_delimiter
 
@@ -91,35 +92,44 @@ def predict_file(
     labels: Sequence[str],
     scores: Callable[[list[str], list[list[str]]], Sequence[Sequence[float]]],
     described: str,
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
 ) -> Predicted:
     """Predicts every row of `source` and writes `output`, whole or not at all.
 
     scores: texts and their options -> for each text the negative log-probabilities of its options, called on the same
     groups of rows whenever the run was stopped. described: all that decides on the scores but the file; what a stopped
-    run left is used when it and the file are the same. Raises ValueError for files that cannot be read or must not be
+    run left is used when it and the file are the same. Of several processes each scores other groups, and the first
+    writes. Raises ValueError for files that cannot be read or must not be
     written, and KeyboardInterrupt when stopped.
     """
     check_files(source, output)
     total = check_columns(source, asked, labels)
     unfinished = beside(output, "unfinished")
     stamp = {"of": hashlib.sha256(repr((content_hash(source), asked, list(labels), described)).encode()).hexdigest()}
-    kept = _unfinished(unfinished, stamp)
+    first = processes.rank == 0
+    kept = processes.same(_unfinished(unfinished, stamp) if first else 0)
     queries = (asked.of(place, labels)[0] for place in read_rows(source))
     good = (query for query in queries if query is not None)
     with track("predict", total, "rows", done=kept) as progress, stop_on_signal() as stop:
         for _ in islice(good, kept):
             pass
-        with writing(unfinished), unfinished.open("a", encoding="utf-8") as file:
-            while part := list(islice(good, ROWS_AT_ONCE)):
-                found = scores([text for text, _ in part], [options for _, options in part])
-                file.write("".join(json.dumps([round(float(s), 6) for s in row]) + "\n" for row in found))
-                file.flush()
-                progress.advance(len(part))
-                if stop.requested and progress.done < total:
+        with writing(unfinished), unfinished.open("a", encoding="utf-8") if first else nullcontext() as file:
+            while at_once := list(islice(good, ROWS_AT_ONCE * processes.count)):
+                own = at_once[processes.rank * ROWS_AT_ONCE :][:ROWS_AT_ONCE]
+                found = scores([text for text, _ in own], [options for _, options in own]) if own else []
+                lines = "".join(json.dumps([round(float(s), 6) for s in row]) + "\n" for row in found)
+                for part in processes.gathered(lines):
+                    assert file is not None
+                    file.write(part)
+                    file.flush()
+                progress.advance(len(at_once))
+                if processes.same(any(processes.gathered(stop.requested))) and progress.done < total:
                     raise KeyboardInterrupt("stopped; the same command continues where it was")
-    done = _write(source, output, asked, labels, unfinished)
-    unfinished.unlink()
-    return done
+    done = None
+    if first:
+        done = _write(source, output, asked, labels, unfinished)
+        unfinished.unlink()
+    return processes.same(done)
 
 
 def check_files(source: Path, output: Path) -> None:

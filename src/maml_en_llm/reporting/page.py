@@ -23,6 +23,7 @@ class Page:
     browser: dict[str, Any]  # data of the predictions' browser
     facts: str  # one line below the title
     verdict: list[str]  # what came out, in sentences
+    verb: str = "report"  # that made it
 
 
 def build(inputs: Inputs, compare_unlike: bool = False) -> Page:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..files import check_output, write_files
 from ..names import printable
 from ..progress import console
+from .blocks import Section
 from .escaping import markdown_text
 from .page import Page, build, render
 from .reading import Inputs, not_read_lines, read_inputs
@@ -40,6 +41,16 @@ def write_report(inputs: Inputs, output: Path, compare_unlike: bool = False, qui
         text += "".join(f"- [{title}](tables/{table.name}.md), {len(table.rows)} lines\n" for title, table in titles)
     if lines := not_read_lines(inputs):
         text += "\n## Not read\n\n" + "".join(f"- {markdown_text(line)}\n" for line in lines)
+    return _write(page, text, output)
+
+
+def write_study(sections: Sequence[Section], output: Path, verb: str) -> Path:
+    """A report of the tables in `sections`, which is not one of results files; returns the page's path."""
+    page = Page(list(sections), [table for section in sections for table in section.tables], {}, "", [], verb)
+    return _write(page, "# Results\n" + "".join(table.markdown() for table in page.tables), output)
+
+
+def _write(page: Page, text: str, output: Path) -> Path:
     files = {"report.html": render(page), "report.md": text}
     for table in page.tables:
         files[f"tables/{table.name}.csv"] = table.csv()

@@ -16,6 +16,7 @@ from ..files import check_output, only_writer
 from ..methods.method import Method
 from ..models import (
     Processes,
+    ShardedModel,
     TrainableModel,
     check_tokenizer,
     choose_trainable,
@@ -85,21 +86,24 @@ def _train(config: Method, resume: bool, data_corrected: bool, processes: Proces
     model = trainable_model(config, device, processes)
     learner = config.learner(model, training_batches(config, collection, model.tokenizer))
     validation = Validation(config, collection, setting) if config.validate_every else None
-    trained = sum(parameter.numel() for parameter in model.parameters.values())
     losses: list[float | torch.Tensor] = []
     shown = ""
 
     def files() -> dict[str, str]:
-        return provenance_files(config, collection, setting, trained, record.now())
+        return provenance_files(config, collection, setting, model.size, record.now())
 
     group = config.batches_per_update
     updates = config.batches // group
     run.begin()
-    seen, state = run.restore(learner.state_dict())
-    if state:
+    seen, state = run.restore(model.whole_like(learner.state_dict()))
+    if state and not config.shard:
         learner.load_state_dict(state)
     processes.number(seen, device)
-    processes.copy_(learner.state_dict(), device)
+    if isinstance(model, ShardedModel):
+        if seen:
+            learner.load_state_dict(model.scattered(learner.state_dict(), state))
+    else:
+        processes.copy_(learner.state_dict(), device)
     record.goes_on_after(seen)
     record.write()
     if validation:
@@ -116,7 +120,7 @@ def _train(config: Method, resume: bool, data_corrected: bool, processes: Proces
                 figures = learner.update(learner.batches(update), lr_scale, measure=logged)
             except Exception as error:
                 whole = before == [tensor._version for tensor in state.values()]
-                if whole and seen > saved_at and not isinstance(error, OSError):
+                if whole and seen > saved_at and not isinstance(error, OSError) and not config.shard:
                     run.save(seen, state, validation.extra if validation else {})
                     record.write()
                     console.print(f"an error after {seen} batches; they are in a checkpoint, and --resume goes on")
@@ -139,7 +143,7 @@ def _train(config: Method, resume: bool, data_corrected: bool, processes: Proces
             stopped = processes.any(stop.requested, device)
             if (due or stopped) and seen < updates * group:
                 check_finite(float(losses[-1]), seen)
-                run.save(seen, learner.state_dict(), validation.extra if validation else {})
+                run.save(seen, model.gathered(learner.state_dict()), validation.extra if validation else {})
                 record.write()
                 saved_at = seen
             if stopped and seen < updates * group:
@@ -167,7 +171,6 @@ def check_finite(loss: float, seen: int) -> float:
 
 def _follow(config: Method, processes: Processes, device: torch.device) -> Path:
     """What all processes but the first do: their shares of the same updates, without reading or writing the run."""
-    console.quiet = True
     collection = load_collection(config.collection)
     torch.manual_seed(config.seed)
     model = trainable_model(config, device, processes)
@@ -176,16 +179,27 @@ def _follow(config: Method, processes: Processes, device: torch.device) -> Path:
     seen = processes.number(0, device)
     if seen == config.batches:  # finished already
         return config.output / "model"
-    state = learner.state_dict()
-    processes.copy_(state, device)
-    learner.load_state_dict(state)
-    updates = config.batches // group
+    if not isinstance(model, ShardedModel):
+        state = learner.state_dict()
+        processes.copy_(state, device)
+        learner.load_state_dict(state)
+    elif seen:
+        learner.load_state_dict(model.scattered(learner.state_dict(), {}))
+    updates, saved_at = config.batches // group, seen
     with stop_on_signal() as stop:
         for update in range(seen // group, updates):
             logged = update % config.log_every == 0 or update == updates - 1
             learner.update(learner.batches(update), config.learning_rate_scale(update, updates), measure=logged)
-            if processes.any(stop.requested, device) and update < updates - 1:
+            seen = (update + 1) * group
+            due = config.checkpoint_every and seen - saved_at >= config.checkpoint_every
+            stopped = processes.any(stop.requested, device)
+            if config.shard and (due or stopped) and update < updates - 1:
+                model.gathered(learner.state_dict())
+                saved_at = seen
+            if stopped and update < updates - 1:
                 raise KeyboardInterrupt("stopped")
+    if config.shard:
+        learner.save(config.output / "model", {})
     return config.output / "model"
 
 
@@ -196,13 +210,15 @@ def trainable_model(
 ) -> TrainableModel:
     """The model that the run starts from, with what learns chosen."""
     tokenizer = load_tokenizer(config.pinned_model)
-    network = load_model(config.pinned_model, device)
+    network = load_model(config.pinned_model, "cpu" if config.shard else device)
     check_tokenizer(tokenizer, network, config.model)
     check_context(network, config.max_tokens, config.model)
     if config.recompute_activations:
         recompute_activations(network)
     network = choose_trainable(network, config.trainable, config.lora_rank, config.last_blocks)
     autocast = torch.bfloat16 if config.precision == "bfloat16" else None
+    if config.shard:
+        return ShardedModel(network, tokenizer, autocast, processes, device, config.pinned_model)
     adapter_of = config.pinned_model if config.keep_adapter else None
     return TrainableModel(network, tokenizer, autocast, adapter_of, processes, config.tokens_per_forward)
 

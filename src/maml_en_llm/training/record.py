@@ -33,6 +33,7 @@ from ..tasks.collection import SPLITS, Collection
 def config_hash(config: Any, model: str | None = None) -> str:
     """Hash of the keys of a configuration that change what is computed; `model`: what `model_identity` would say."""
     keys = {key: value for key, value in vars(config).items() if key not in config.FREE}
+    keys = {key: value for key, value in keys.items() if config.LATER.get(key, ...) != value}
     return digest(keys | {"kind": getattr(config, "name", ""), "model": model or model_identity(config.pinned_model)})
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...files import content
+from ...files import text_lines
 from ...tasks.collection import Example, problems_of_record
 
 
@@ -22,11 +22,9 @@ class Document:
 def read_documents(path: Path) -> list[Document]:
     """The documents of a file, in order; ValueError with file and line for one that is not good."""
     try:
-        lines = content(path).decode("utf-8").removesuffix("\n").split("\n")  # a text may hold other line ends
+        lines = text_lines(path)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); give a file of JSON lines") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
     documents = []
     for number, line in enumerate(lines, start=1):
         try:
