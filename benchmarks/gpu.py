@@ -527,6 +527,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args(words)
+    gc.freeze()  # what was imported is there to stay, and need not be looked through
     keep_freed_memory()
     device = pick_device(arguments.device)
     setting = Setting(device, TINY if arguments.tiny else FULL, 0.0 if arguments.tiny else 4.0, arguments.tiny)

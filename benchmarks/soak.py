@@ -52,7 +52,7 @@ def updates(folder: Path, count: int) -> None:
     words = ["--collection", starter_collection(folder / "starter"), "--setting", "starter"]
     words += ["--model", tiny_model(folder / "model"), "--output", folder / "soak", "--batches", 2 * count]
     words += ["--max-tokens", 64, "--max-tokens-per-example", 32, "--demonstrations", 2]
-    words += ["--log-every", 100, "--checkpoint-every", count // 5]
+    words += ["--log-every", max(1, count // 200), "--checkpoint-every", count // 5]
     child = psutil.Popen([*COMMAND, "train", *map(str, words)], stdout=subprocess.DEVNULL)
     seen: list[tuple[int, float, float, int]] = []  # updates, processor seconds, MiB, open files
     while child.poll() is None:
@@ -85,7 +85,7 @@ def large_collection(folder: Path, examples: int, tasks: int) -> Path:
     names = [f"task-{number:03d}" for number in range(tasks)]
     for name in [*names, "target"]:
         (folder / "data" / name).mkdir(parents=True, exist_ok=True)
-        start = f'{{"task": "{name}", "input": "{generator.choice(WORDS)} '
+        start = f'{{"task": "{name}", "input": "{name} {generator.choice(WORDS)} '
         ends = [f'", "output": "{label}", "options": ["glad", "sad"]}}\n' for label in ("glad", "sad")]
         with (folder / "data" / name / "train.jsonl").open("w") as file:
             for i in range(examples // tasks if name != "target" else 100):
