@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from builders import random_batch, train_config
 from families import tiny_model
@@ -15,6 +17,8 @@ from maml_en_llm.bilevel.steps import AdamW, Tensors, global_norm
 from maml_en_llm.methods import method as method_module
 from maml_en_llm.models import PromptLoss, TrainableModel, choose_trainable, trainable_parameters
 from maml_en_llm.models.fused import fuse
+from maml_en_llm.training import loop
+from maml_en_llm.training.checkpoint import read_metrics
 from unrolled import relative_error
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -25,7 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "meta-sgd": {},
     "maml-plus-plus": {"inner_steps": 2},
 }
-NOWHERE: Any = "nowhere"
+NOWHERE = Path("nowhere")
 
 
 class Sampler:
@@ -34,7 +38,7 @@ class Sampler:
 
 
 def as_on_a_gpu(patch: pytest.MonkeyPatch) -> None:
-    for module in (steps, curvature, exploration, method_module):
+    for module in (steps, curvature, exploration, method_module, loop):
         patch.setattr(module, "waits_for_numbers", lambda device: True)
 
 
@@ -101,3 +105,30 @@ def test_no_update_reads_a_number(method: str, monkeypatch: pytest.MonkeyPatch) 
     learner.update(learner.batches(0), 1.0, measure=False)
     with pytest.raises((RuntimeError, NotImplementedError)):
         float(global_norm(learner.parameters))
+
+
+@pytest.mark.parametrize("changes", [{}, {"trainable": "lora", "keep_adapter": True}], ids=["full", "adapter"])
+def test_a_run_on_a_gpu_writes_the_same_model(
+    changes: Any, collection_folder: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str) -> tuple[Tensors, list[dict[str, Any]]]:
+        config = train_config(collection_folder, model_folder, tmp_path / name, log_every=2, **changes)
+        (weights,) = loop.train(config).glob("*.safetensors")
+        return load_file(weights), read_metrics(config.output)
+
+    weights, metrics = run("cpu")
+    as_on_a_gpu(monkeypatch)
+    same, logged = run("gpu")
+    assert relative_error(same, weights) < 1e-4
+    assert list(same) == list(weights)
+    assert [line["loss"] for line in logged] == pytest.approx([line["loss"] for line in metrics], rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_ends_a_run_on_a_gpu_where_it_is_read(
+    collection_folder: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_a_gpu(monkeypatch)
+    config = train_config(collection_folder, model_folder, tmp_path, lr=1e20, gradient_clip=None, checkpoint_every=4)
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) after .* batches; lower the learning rates"):
+        loop.train(config)
+    assert not list((tmp_path / "checkpoints").glob("*"))

@@ -100,7 +100,8 @@ def meta_gradient(
     workspace: a dict, empty at first, in which memory for one or two sets of parameters is kept from call to call.
 
     Raises ValueError when support and query do not have the same n >= 1 copies with a batch or more each, when a loss
-    is not finite, and when an argument is not what it should be.
+    is not finite (on a GPU nothing is read, so that this is for the caller to see), and when an argument is not what it
+    should be.
 
     >>> theta = {"w": torch.tensor([1.0])}
     >>> quadratic = lambda p, batch: (p["w"] ** 2).sum()

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import masking_utils
 
 from ..prompts.batches import Batch
 from .fused import Fused
@@ -204,9 +205,25 @@ def _answer_logits(model: Any, group: Group) -> Tensor:
     def pick(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (inputs[0].flatten(0, 1)[group.places][None], *inputs[1:])
 
-    with contextlib.nullcontext() if head is None else head.register_forward_pre_hook(pick):
+    picking = contextlib.nullcontext() if head is None else head.register_forward_pre_hook(pick)
+    with picking, _one_prompt_a_row(group.token_ids.device):
         logits: Tensor = model(input_ids=group.token_ids, use_cache=False).logits
     return logits.flatten(0, 1)[group.places] if logits.shape[:2] == group.token_ids.shape else logits[0]
+
+
+@contextlib.contextmanager
+def _one_prompt_a_row(device: torch.device) -> Iterator[None]:
+    """Within this context transformers does not look whether positions begin anew in a row: it waits for a GPU to."""
+    name = "find_packed_sequence_indices"
+    look = getattr(masking_utils, name, None)
+    if device.type == "cpu" or look is None:
+        yield
+        return
+    setattr(masking_utils, name, lambda positions: None)
+    try:
+        yield
+    finally:
+        setattr(masking_utils, name, look)
 
 
 def _length_changes_positions(model: Any) -> bool:

@@ -154,6 +154,9 @@ class ShardedModel(TrainableModel):
     def size(self) -> int:
         return sum(shape.numel() for shape, _ in self.like.values())
 
+    def fuse(self) -> None:
+        """Nothing: shards stay with the modules that put them together."""
+
     def whole_like(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What `state_dict` of a learner holds, in the shapes that it has in a checkpoint, without values."""
         return {

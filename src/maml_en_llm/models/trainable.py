@@ -188,7 +188,7 @@ class Adapter:
         folder.mkdir(parents=True)
         config.save_pretrained(folder)
         learned = {
-            f"base_model.{name.replace('.default.', '.')}": tensor.detach().cpu().contiguous()
+            f"base_model.{name.replace('.default.', '.')}": tensor.detach().cpu().clone()
             for name, tensor in self.network.named_parameters()
             if tensor.requires_grad
         }

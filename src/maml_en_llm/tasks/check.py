@@ -196,9 +196,9 @@ def _check_data(
             if progress is not None:
                 progress.advance(size, examples.task)
     learned, tested = found[: len(trained)], found[len(trained) + len(pools) :]
-    everything = np.unique(np.concatenate(learned)) if learned else np.zeros(0, np.uint64)
+    everything = np.sort(np.concatenate([*learned, np.array([2**64 - 1], np.uint64)]))  # a place for every hash
     for examples, hashes in zip(scored, tested, strict=True):
-        for line in np.flatnonzero(np.isin(hashes, everything)).tolist():
+        for line in np.flatnonzero(everything[np.searchsorted(everything, hashes)] == hashes).tolist():
             for other, theirs in zip(trained, learned, strict=True):
                 for place in np.flatnonzero(theirs == hashes[line]).tolist():
                     one, two = examples[line], other[place]
