@@ -2,8 +2,8 @@
 
     python benchmarks/sharding.py
 
-The peak of two updates of MAML-2-1 with difference curvature, less what the process holds before it makes the model. The
-C library gives freed memory back at once here, so that what counts is what is held and not how memory was cut up.
+The peak of two updates of MAML-2-1 with difference curvature, less what the process holds before it makes the model.
+The C library gives freed memory back at once here, so that what counts is what is held and not how memory was cut up.
 """
 
 from __future__ import annotations
