@@ -1,5 +1,6 @@
 """Hugging Face models: load, create, save, and their loss as a function of their parameters."""
 
+from .device import give_back_freed_memory as give_back_freed_memory
 from .device import keep_freed_memory as keep_freed_memory
 from .device import pick_device as pick_device
 from .loading import check_tokenizer as check_tokenizer

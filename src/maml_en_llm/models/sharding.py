@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..prompts.batches import Batch
+from .device import give_back_freed_memory
 from .loading import load_model, save_model
 from .loss import Group, PromptLoss
 from .processes import Processes
@@ -135,6 +136,7 @@ class ShardedModel(TrainableModel):
 
         if processes.count == 1:
             raise ValueError("shard is set but there is one process; start several by torchrun, or leave it out")
+        give_back_freed_memory()  # gathered blocks come and go
         self.network, self.tokenizer, self.adapter_of = network, tokenizer, None
         self.processes, self.start = processes, start
         self.mesh = init_device_mesh(device.type, (processes.count,))
