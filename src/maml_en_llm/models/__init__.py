@@ -11,7 +11,6 @@ from .loss import PromptLoss as PromptLoss
 from .loss import prompt_loss as prompt_loss
 from .processes import Processes as Processes
 from .processes import join as join
-from .processes import started as started
 from .sharding import ShardedModel as ShardedModel
 from .trainable import TrainableModel as TrainableModel
 from .trainable import choose_trainable as choose_trainable
