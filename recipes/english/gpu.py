@@ -76,7 +76,7 @@ def main(options: Options) -> list[Path]:
     same |= {"held_out": options.held_out, "device": options.device, "precision": options.precision}
     base = base_model.make_base_model(base_model.Options(**same, output=options.output / "base"))
     shared = options.output / "rows.yaml"
-    training = {"batch_size": options.meta_prompts, "precision": options.precision}
+    training: dict[str, Any] = {"batch_size": options.meta_prompts, "precision": options.precision}
     training |= dict.fromkeys(("lr", "inner_lr"), options.meta_lr)
     keys: dict[str, Any] = {"max_tokens_per_example": options.max_tokens_per_example, "train": training}
     write_text(shared, yaml.safe_dump(keys))

@@ -158,9 +158,6 @@ class ShardedModel(TrainableModel):
         self.parameters = {name: p.detach().to_local() for name, p in sharded.items()}
         self.loss = ShardedLoss(network, autocast, tokens_per_forward, processes, self.parameters)
 
-    def fuse(self) -> None:
-        """Nothing: the model gathers its tensors one by one."""
-
     @property
     def size(self) -> int:
         return sum(shape.numel() for shape, _ in self.like.values())
