@@ -11,8 +11,8 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from maml_en_llm.evaluation.metrics import metric_of, score
 from maml_en_llm.models import load_model, load_tokenizer
+from maml_en_llm.prediction.metrics import metric_of, score
 from maml_en_llm.prompts.demonstrations import fixed_demonstrations
 from maml_en_llm.tasks.collection import Example, load_collection
 from maml_en_llm.tasks.seeds import random_generator

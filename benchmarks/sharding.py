@@ -2,8 +2,8 @@
 
     python benchmarks/sharding.py
 
-The peak of two updates of MAML-2-1 with difference curvature, less what the process holds before it makes the model. The
-C library gives freed memory back at once here, so that what counts is what is held and not how memory was cut up.
+The peak of two updates of MAML-2-1 with difference curvature, less what the process holds before it makes the model.
+All give freed memory back at once, so that what counts is what is held and not how memory was cut up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from maml_en_llm.methods.maml_en_llm import MAMLenLLM
-from maml_en_llm.models import ShardedModel, TrainableModel, join
+from maml_en_llm.models import ShardedModel, TrainableModel, give_back_freed_memory, join
 from maml_en_llm.prompts.batches import Batch
 from maml_en_llm.training.record import forget_peak, peak_memory
 
@@ -45,6 +45,7 @@ def measure() -> dict[str, float]:
     """Of this process: bytes above the start, the parameters' bytes, and what the parameters came to."""
     torch.set_num_threads(1)
     processes, _ = join(CPU)
+    give_back_freed_memory()
     forget_peak(CPU)
     start = peak_memory(CPU)
     torch.manual_seed(0)
@@ -66,11 +67,7 @@ def measure() -> dict[str, float]:
 def child(count: int) -> list[dict[str, float]]:
     """What each of `count` processes measures."""
     launcher = [] if count == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "MALLOC_MMAP_THRESHOLD_": "65536",
-        "MALLOC_TRIM_THRESHOLD_": "65536",
-    }
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [sys.executable, *launcher, __file__, "measure"]
     done = subprocess.run(words, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from maml_en_llm import InContextClassifier, load_collection
-from maml_en_llm.evaluation.metrics import score
 from maml_en_llm.models import load_model, load_tokenizer
 from maml_en_llm.prediction.features import Features
+from maml_en_llm.prediction.metrics import score
 from maml_en_llm.prediction.to_label import to_label
 from maml_en_llm.starter.tasks import write_starter_collection
 from maml_en_llm.tasks.seeds import random_generator

@@ -121,6 +121,7 @@ def test_table_has_the_papers_values(name: str) -> None:
             "table5": ("optimizer", "inner_optimizer", "shares_moments", "seed"),
             "runtime": ("batches",),
             "ablations": ("shares_moments",),
+            "beyond": ("inner_optimizer", "inner_lr", "inner_steps", "shares_moments"),
         }
         keys = {key for key in PAPER if hasattr(row.train, key)} - {*free.get(name, ())}
         assert {key: getattr(row.train, key) for key in keys} == {key: PAPER[key] for key in keys}
@@ -144,6 +145,10 @@ def test_labels_of_a_table_tell_its_rows_apart(name: str) -> None:
             *(f"MAML-2-{n}" for n in (1, 2, 4, 8)),
         ],
         "ablations": ["MetaICL", "MAML-2-1", "FOMAML-2-1", "MAML-2-1, separate moments"],
+        "beyond": [
+            *("Raw LM", "MetaICL", "MAML-2-1", "FOMAML-2-1"),
+            *("Reptile", "ANIL", "Meta-SGD", "MAML++", "BMG"),
+        ],
     }
     if name in expected:
         assert labels == list(expected[name])

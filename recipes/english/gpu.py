@@ -76,10 +76,10 @@ def main(options: Options) -> list[Path]:
     same |= {"held_out": options.held_out, "device": options.device, "precision": options.precision}
     base = base_model.make_base_model(base_model.Options(**same, output=options.output / "base"))
     shared = options.output / "rows.yaml"
-    training = {"batch_size": options.meta_prompts, "lr": options.meta_lr, "precision": options.precision}
+    training: dict[str, Any] = {"batch_size": options.meta_prompts, "precision": options.precision}
+    training |= dict.fromkeys(("lr", "inner_lr"), options.meta_lr)
     keys: dict[str, Any] = {"max_tokens_per_example": options.max_tokens_per_example, "train": training}
-    inner = {"train": {"inner_lr": options.meta_lr}}
-    write_text(shared, yaml.safe_dump(keys | {"rows": {"maml-2-1": inner}}))
+    write_text(shared, yaml.safe_dump(keys))
     places: dict[str, Any] = {"collection": options.collection, "output": options.output, "device": options.device}
     of_rows: dict[str, Any] = {"rows": options.rows, "batches": options.meta_batches, "model": str(base)}
     of_rows |= {"max_examples": options.max_examples, "training_seeds": options.training_seeds, "config": shared}

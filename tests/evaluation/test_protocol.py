@@ -13,10 +13,10 @@ import torch
 from builders import evaluate_config, make_collection, train_config
 from maml_en_llm.config import EvaluateConfig
 from maml_en_llm.evaluation import protocol
-from maml_en_llm.evaluation.metrics import score
 from maml_en_llm.evaluation.protocol import evaluate
 from maml_en_llm.models import load_model, load_tokenizer
 from maml_en_llm.prediction import in_context, predictor
+from maml_en_llm.prediction.metrics import score
 from maml_en_llm.prompts.demonstrations import fixed_demonstrations
 from maml_en_llm.prompts.layout import EncodedPrompt, PromptFormat
 from maml_en_llm.results import read_results, to_json

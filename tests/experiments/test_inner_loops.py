@@ -75,7 +75,7 @@ def test_the_verb_does_what_is_not_done_and_reports_all(tmp_path: Path) -> None:
     words = ["--output", str(tmp_path), "--batches", "500", "--shots", "5", "--waves", "20", "--rows", "MAML"]
     run(*words)
     of_maml = sorted((tmp_path / "inner-loops" / "parts").iterdir())
-    assert len(of_maml) == 4  # three learning rates, then the best
+    assert len(of_maml) == 5  # four learning rates, then the best
     before = [path.stat().st_mtime_ns for path in of_maml]
     page = tmp_path / "inner-loops" / "report" / "report.html"
     assert run(*words, "FOMAML").splitlines()[-1] == str(page)
@@ -85,7 +85,7 @@ def test_the_verb_does_what_is_not_done_and_reports_all(tmp_path: Path) -> None:
         maml, fomaml = csv.DictReader(file)
     records = [json.loads(path.read_text(encoding="utf-8")) for path in of_maml]
     tries = {record["about"]["lr"]: record["found"]["error"] for record in records if "error" in record["found"]}
-    assert len(tries) == 3
+    assert len(tries) == 4
     assert float(maml["lr"]) == min(tries, key=lambda lr: float(tries[lr]))
     for row in (maml, fomaml):
         assert float(row["1 step"].split()[0]) < float(row["before"].split()[0])

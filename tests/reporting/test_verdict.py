@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from builders import write_results
-from maml_en_llm.evaluation.metrics import guessing, score
+from maml_en_llm.prediction.metrics import guessing, score
 from maml_en_llm.reporting.reading import read_inputs
 from maml_en_llm.reporting.report import report
 from maml_en_llm.reporting.verdict import collapsed, overview

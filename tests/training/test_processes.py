@@ -49,7 +49,8 @@ def two(collection_folder: Path, model_folder: Path, tmp_path_factory: pytest.Te
     (folder / "scored.yaml").write_text(to_yaml(scored), encoding="utf-8")
     (folder / "rows.csv").write_text(ROWS, encoding="utf-8")
     for name in ("whole", "sharded", "cut"):
-        config = train_config(collection_folder, model_folder, folder / name, **SMALL, shard=name == "sharded")
+        sharded = {"shard": True, "recompute_activations": True, "tokens_per_forward": 128} if name == "sharded" else {}
+        config = train_config(collection_folder, model_folder, folder / name, **SMALL | sharded)
         (folder / f"{name}.yaml").write_text(to_yaml(config), encoding="utf-8")
     done = torchrun("ranks.py", folder)
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from builders import a_run, evaluate_config, make_collection, train_config, write_lines
 from maml_en_llm.evaluation.protocol import evaluate
-from maml_en_llm.results import to_json
+from maml_en_llm.results import digest, to_json
 from maml_en_llm.tasks.collection import load_collection
 from maml_en_llm.training import record as module
 from maml_en_llm.training.loop import train
@@ -53,6 +54,14 @@ def test_a_configuration_hash_tells_what_is_computed_from_where_it_lies(model_fo
     assert len({of(), *(of(**changes) for changes in others)}) == 6
     (copy / "model.safetensors").write_bytes(b"other")
     assert of(model=copy) != of()
+
+
+def test_a_key_that_came_later_leaves_the_hash_of_earlier_runs(model_folder: Path) -> None:
+    config = train_config(Path("c"), model_folder, Path("o"), copies=2)
+    keys = {key: value for key, value in vars(config).items() if key not in config.FREE and key != "parallel"}
+    earlier = digest(keys | {"kind": "maml-en-llm", "model": model_identity(str(model_folder))})
+    assert config_hash(config) == earlier
+    assert config_hash(replace(config, parallel="copies")) != earlier
 
 
 def test_a_data_hash_changes_with_content_and_with_instructions_that_are_read(tmp_path: Path) -> None:

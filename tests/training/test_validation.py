@@ -38,14 +38,14 @@ def test_every_method_is_validated_and_learns_as_without(
         return train_config(collection_folder, model_folder, tmp_path / name, method=method, **changes)
 
     states: dict[int, dict[str, torch.Tensor]] = {}
-    real = validation.accuracy
+    real = validation.mean_score
 
     def remember(config: Any, folder: Path, parts: Any) -> float:
         states[4 * (len(states) + 1)] = weights(folder)
         return real(config, folder, parts)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation, "accuracy", remember)
+        patch.setattr(validation, "mean_score", remember)
         train(config("validated", **VALIDATED))
     found = scores(tmp_path / "validated")
     assert list(found) == [4, 8]
@@ -68,11 +68,11 @@ def test_an_interruption_changes_nothing(
 
     falling = iter([0.5, 0.9, 0.6, 0.7, 0.8, 0.9])  # the second is best, and was scored before the interruption
     with monkeypatch.context() as patch:
-        patch.setattr(validation, "accuracy", lambda *_: next(falling))
+        patch.setattr(validation, "mean_score", lambda *_: next(falling))
         train(config("whole"))
     falling = iter([0.5, 0.9, 0.6, 0.6, 0.7, 0.8, 0.9])
     with monkeypatch.context() as patch:
-        patch.setattr(validation, "accuracy", lambda *_: next(falling))
+        patch.setattr(validation, "mean_score", lambda *_: next(falling))
         with in_update(8, crash), pytest.raises(Killed):
             train(config("cut"))  # the checkpoint is of 6 batches, the third score (0.6)
         falling = iter([0.7, 0.8, 0.9])
@@ -96,8 +96,8 @@ def test_what_validates_is_not_trained_on_and_no_target(collection_folder: Path,
     setting = collection.setting("small")
     config = train_config(collection_folder, model_folder, Path("run"), validate_every=1, validate_examples=5)
     parts = validation_parts(config, collection, setting)
-    assert {task.name for task, _ in parts} <= set(setting.train)
-    for task, examples in parts:
+    assert {task.name for task, *_ in parts} <= set(setting.train)
+    for task, examples, _ in parts:
         assert 0 < len(examples) <= 6
         whole = collection[task.name]
         unseen = [example for split in ("dev", "test") if whole.has(split) for example in whole.split(split)]
@@ -111,8 +111,11 @@ def test_the_score_is_that_of_evaluate(collection_folder: Path, model_folder: Pa
     keys: dict[str, Any] = {"setting": "colour", "split": "validation", "seeds": (13,), "device": "cpu"}
     evaluate(EvaluateConfig(model=str(model), collection=collection_folder, output=tmp_path / "e.json", **keys))
     rows = [json.loads(line) for line in (tmp_path / "e.predictions.jsonl").read_text().splitlines()]
+    result = json.loads((tmp_path / "e.json").read_text())
     right = sum(row["predicted"] == row["output"] for row in rows) / len(rows)
-    assert scores(tmp_path / "run") == {2: pytest.approx(right)}
+    average = result["summary"]["test"]["average"]
+    assert average != pytest.approx(right)  # macro-F1, not the share of right answers
+    assert scores(tmp_path / "run") == {2: pytest.approx(average)}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ..prediction.features import Features, features_of, selection_with
 from ..prediction.from_features import FromFeatures
 from ..prediction.guessing import Guessing
 from ..prediction.heads import head_type
+from ..prediction.metrics import guessing, metric_of, score
 from ..prediction.predictor import LabelledTask, LoadedModel, Predictor
 from ..prediction.scoring import check_finite
 from ..progress import StopRequest, Tracker, console, stop_on_signal, track
@@ -49,7 +50,6 @@ from ..training.loop import check_context
 from ..training.model_card import versions
 from ..training.record import Measurement, data_hash
 from . import remarks
-from .metrics import guessing, metric_of, score
 
 
 def evaluate(config: EvaluateConfig, quiet: bool = False) -> Results:

@@ -8,10 +8,10 @@ from functools import cache
 
 from ..prediction.from_features import FromFeatures
 from ..prediction.heads.tfidf_logistic import TfidfLogistic
+from ..prediction.metrics import score
 from ..prediction.predictor import LabelledTask
 from ..results import Prediction
 from ..tasks.collection import Example
-from .metrics import score
 
 FEWEST = 50  # predictions of a task below which nothing is said of it
 Scored = tuple[Sequence[Example], Sequence[Prediction]]  # a task's examples and what was predicted for them

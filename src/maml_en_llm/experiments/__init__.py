@@ -13,6 +13,7 @@ TableName = Literal[
     "runtime",
     "exploration",
     "ablations",
+    "beyond",
     "baselines",
     "spread",
 ]

@@ -5,7 +5,7 @@ OUTPUT/inner-loops/parts/    one file a learning rate that was tried and a row t
 OUTPUT/inner-loops/report/   the report
 
 A method sees `batches` batches of K points, 2k of each of 5 new waves an update, with a k of its own: gradients are as
-many, products with the curvature and BMG's steps to its target not counted. Its learning rate is the best of three,
+many, products with the curvature and BMG's steps to its target not counted. Its learning rate is the best of four,
 each tried with a fifth of the batches on waves that are neither trained on nor reported, at the first K.
 """
 
@@ -34,7 +34,7 @@ from .parts import once
 
 Tensors = dict[str, Tensor]
 Wave = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
-WAVES, RATE, RATES = 5, 0.01, (3e-3, 1e-2, 3e-2)
+WAVES, RATE, RATES = 5, 0.01, (3e-3, 1e-2, 3e-2, 1e-1)
 VALIDATION, TEST = 1, 2  # seeds of waves that nothing is trained on
 STEPS = 10
 OF_MAML = {"method": "maml-en-llm", "inner_optimizer": "sgd", "shared_moments": False, "curvature": "exact"}

@@ -1,5 +1,6 @@
 """Hugging Face models: load, create, save, and their loss as a function of their parameters."""
 
+from .device import give_back_freed_memory as give_back_freed_memory
 from .device import keep_freed_memory as keep_freed_memory
 from .device import pick_device as pick_device
 from .loading import check_tokenizer as check_tokenizer
@@ -10,7 +11,6 @@ from .loss import PromptLoss as PromptLoss
 from .loss import prompt_loss as prompt_loss
 from .processes import Processes as Processes
 from .processes import join as join
-from .processes import started as started
 from .sharding import ShardedModel as ShardedModel
 from .trainable import TrainableModel as TrainableModel
 from .trainable import choose_trainable as choose_trainable

@@ -43,8 +43,17 @@ def keep_freed_memory() -> None:
     What goes back to the system comes back page by page and zeroed, which is a sixth of an update on a CPU
     (docs/performance.md).
     """
+    _set_thresholds(2**31 - 1)
+
+
+def give_back_freed_memory() -> None:
+    """The opposite: for what would leave holes that nothing fits in."""
+    _set_thresholds(2**16)
+
+
+def _set_thresholds(size: int) -> None:
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     with contextlib.suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
         for option in (trim_threshold, mmap_threshold):
-            library.mallopt(option, 2**31 - 1)
+            library.mallopt(option, size)

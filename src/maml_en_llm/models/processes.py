@@ -80,17 +80,12 @@ class Processes:
         return there[0]
 
 
-def started() -> int:
-    """How many processes torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def join(device: torch.device) -> tuple[Processes, torch.device]:
     """The processes of this command and the device of this one: a GPU each, where there are GPUs.
 
     From then on the first alone prints.
     """
-    count = started()
+    count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Processes(), device
     if device.type == "cuda":

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..prompts.batches import Batch
+from .device import give_back_freed_memory
 from .loading import load_model, save_model
 from .loss import Group, PromptLoss
 from .processes import Processes
@@ -26,9 +27,14 @@ class ShardedLoss(PromptLoss):
     """The loss of a sharded model; what it is given as parameters are shards, and so are the gradients."""
 
     def __init__(
-        self, model: Any, autocast: torch.dtype | None, processes: Processes, shards: Mapping[str, Tensor]
+        self,
+        model: Any,
+        autocast: torch.dtype | None,
+        tokens_per_forward: int | None,
+        processes: Processes,
+        shards: Mapping[str, Tensor],
     ) -> None:
-        super().__init__(model, autocast, processes=processes)
+        super().__init__(model, autocast, tokens_per_forward, processes)
         self.sum_ = None  # gradients are summed as they are scattered
         self.shards = shards
         self.device = next(iter(shards.values())).device
@@ -129,12 +135,14 @@ class ShardedModel(TrainableModel):
         processes: Processes,
         device: torch.device,
         start: str,
+        tokens_per_forward: int | None = None,
     ) -> None:
         from torch.distributed.device_mesh import init_device_mesh  # slow imports, which others need not wait for
         from torch.distributed.fsdp import FSDPModule, fully_shard
 
         if processes.count == 1:
             raise ValueError("shard is set but there is one process; start several by torchrun, or leave it out")
+        give_back_freed_memory()  # gathered blocks come and go
         self.network, self.tokenizer, self.adapter_of = network, tokenizer, None
         self.processes, self.start = processes, start
         self.mesh = init_device_mesh(device.type, (processes.count,))
@@ -148,7 +156,7 @@ class ShardedModel(TrainableModel):
         sharded = dict(network.named_parameters())
         self.like = {name: (p.shape, p.stride()) for name, p in sharded.items()}
         self.parameters = {name: p.detach().to_local() for name, p in sharded.items()}
-        self.loss = ShardedLoss(network, autocast, processes, self.parameters)
+        self.loss = ShardedLoss(network, autocast, tokens_per_forward, processes, self.parameters)
 
     @property
     def size(self) -> int:

@@ -218,7 +218,8 @@ def trainable_model(
     network = choose_trainable(network, config.trainable, config.lora_rank, config.last_blocks)
     autocast = torch.bfloat16 if config.precision == "bfloat16" else None
     if config.shard:
-        return ShardedModel(network, tokenizer, autocast, processes, device, config.pinned_model)
+        start, tokens = config.pinned_model, config.tokens_per_forward
+        return ShardedModel(network, tokenizer, autocast, processes, device, start, tokens)
     adapter_of = config.pinned_model if config.keep_adapter else None
     return TrainableModel(network, tokenizer, autocast, adapter_of, processes, config.tokens_per_forward)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ def plan(config: Method) -> Plan:
     sampler = training_batches(config, collection, load_tokenizer(config.pinned_model))
     keep_freed_memory()  # as the run will
     forget_peak(device)
-    model = trainable_model(config, device)
+    model = trainable_model(replace(config, shard=False), device)
     learner = config.learner(model, sampler)
 
     updates = config.batches // config.batches_per_update

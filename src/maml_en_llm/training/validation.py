@@ -17,12 +17,15 @@ from ..files import replace_folder
 from ..methods.method import Learner, Method
 from ..models import pick_device
 from ..prediction.features import selection_with
+from ..prediction.metrics import metric_of
+from ..prediction.metrics import score as score_of
 from ..prediction.predictor import LabelledTask, LoadedModel
 from ..progress import console
+from ..results import Metric
 from ..tasks.collection import Collection, Example, Setting, Task
 from ..tasks.limited import limited, validation_split
 
-Part = tuple[LabelledTask, Sequence[Example]]  # what demonstrations come from, and what is scored
+Part = tuple[LabelledTask, Sequence[Example], Metric]  # what demonstrations come from, what is scored, and how
 
 
 class Validation:
@@ -50,13 +53,13 @@ class Validation:
         return seen == total or seen // every > before // every
 
     def measure(self, learner: Learner, files: Callable[[], Mapping[str, str]], seen: int) -> float:
-        """The mean over tasks of the accuracy, from 0 to 1; the better state is kept, of equals the earlier.
+        """The mean over tasks of each one's metric, from 0 to 1; the better state is kept, of equals the earlier.
 
         Changes no random state, so that a run with validation learns what one without it does.
         """
         with torch.random.fork_rng():
             learner.save(self.scored, files())
-            score = accuracy(self.config, self.scored, self.parts)
+            score = mean_score(self.config, self.scored, self.parts)
         if self.best is None or score > self.best[0]:
             self.best = (score, seen)
             replace_folder(self.scored, self.kept, "train")
@@ -71,19 +74,20 @@ class Validation:
         shutil.rmtree(self.scored, ignore_errors=True)
 
 
-def accuracy(config: Method, folder: Path, parts: Sequence[Part]) -> float:
-    """The mean over tasks of the share of examples that the model in `folder` predicts right."""
+def mean_score(config: Method, folder: Path, parts: Sequence[Part]) -> float:
+    """The mean over tasks of the metric of the model in `folder`: macro-F1 where tasks have fixed labels, which a model
+    that has learned to answer the most frequent one does not raise, as it does accuracy."""
     model = LoadedModel(str(folder), pick_device(config.device))
     style = config.prompts_at_test()
     several = style.demonstrations > 0
     select = selection_with(model, config.choose_at_test if several else "random", layer=config.layer)
-    predictor, shares = config.predictor(model, style, select=select), []
-    for task, examples in parts:
+    predictor, found = config.predictor(model, style, select=select), []
+    for task, examples, metric in parts:
         scores = predictor.scores(task, examples, seed=config.seed)
         lowest = [min(range(len(row)), key=row.__getitem__) for row in scores]
-        right = sum(e.options[place] == e.output for e, place in zip(examples, lowest, strict=True))
-        shares.append(right / len(examples))
-    return sum(shares) / len(shares)
+        predicted = [example.options[place] for example, place in zip(examples, lowest, strict=True)]
+        found.append(score_of(metric, [example.output for example in examples], predicted))
+    return sum(found) / len(found)
 
 
 def validation_parts(config: Method, collection: Collection, setting: Setting) -> list[Part]:
@@ -112,7 +116,7 @@ def validation_parts(config: Method, collection: Collection, setting: Setting) -
         share = min(1.0, config.validate_examples / len(examples))
         if len(bank) >= count:
             chosen = limited(examples, task.name, share, config.seed) if share < 1 else examples
-            parts.append((LabelledTask(task.name, bank, task.instruction), chosen))
+            parts.append((LabelledTask(task.name, bank, task.instruction), chosen, metric_of(task.kind)))
     if not parts:
         raise ValueError(
             f"no task can validate: {named or 'the training tasks'} need options, {count} train examples"

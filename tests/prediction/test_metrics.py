@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from maml_en_llm.evaluation.metrics import metric_of, score
+from maml_en_llm.prediction.metrics import metric_of, score
 
 
 @pytest.mark.parametrize(
