@@ -141,8 +141,8 @@ def killed(folder: Path, processes: int, kills: int, rows: int) -> None:
         "max_tokens: 64\nmax_tokens_per_example: 32\ndemonstrations: 2\nseeds: [100]\n"
         "train: {log_every: 1, checkpoint_every: 4}\n"
     )
-    words = ["--collection", starter_collection(folder / "starter"), "--setting", "starter", "--batches", 16]
-    words += ["--model", tiny_model(folder / "model"), "--max-examples", 2, "--config", folder / "killed.yaml"]
+    words = ["--collection", starter_collection(folder / "starter"), "--setting", "starter", "--batches", 8]
+    words += ["--model", tiny_model(folder / "model"), "--max-examples", 1, "--config", folder / "killed.yaml"]
     words += ["--rows", "metaicl", "maml-2-1"]
 
     def begin(output: Path, seeds: list[str]) -> subprocess.Popen[bytes]:
@@ -159,7 +159,7 @@ def killed(folder: Path, processes: int, kills: int, rows: int) -> None:
         running = [begin(output, seeds) for _ in range(processes)]
         at_kill: list[int] = []
         while done < kills and len(made()) < rows:
-            time.sleep(generator.uniform(1, 9))
+            time.sleep(generator.uniform(2, 16))
             place = generator.randrange(processes)
             if running[place].poll() is None:
                 running[place].kill()
@@ -179,7 +179,7 @@ def killed(folder: Path, processes: int, kills: int, rows: int) -> None:
     for run in sorted(output.glob("*/runs/*/*")):
         if not run.name.endswith(".lock"):
             counts[run.name] = [line["batches"] for line in read_metrics(run)]
-    broken = [name for name, batches in counts.items() if batches != sorted(set(batches)) or batches[-1] != 16]
+    broken = [name for name, batches in counts.items() if batches != sorted(set(batches)) or batches[-1] != 8]
     different = []
     for alone in (folder / "alone").glob("table3a/results/*/*.json"):
         ours = output / alone.relative_to(folder / "alone")
