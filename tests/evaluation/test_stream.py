@@ -16,7 +16,7 @@ from maml_en_llm.evaluation.stream import StreamConfig, stream
 from maml_en_llm.evaluation.stream.documents import read_documents
 from maml_en_llm.evaluation.stream.figures import StreamResults
 from maml_en_llm.evaluation.stream.learners import learner_from_keys, learner_names
-from maml_en_llm.models import load_tokenizer
+from maml_en_llm.models import load_model, load_tokenizer
 from maml_en_llm.starter.documents import draw_documents, draw_probes, to_lines
 
 TEXTS = ["ant bee cat dog eel", "red fox near big owl", "pig rat yak far", "glad gnu sad hen", "blue cat small dog red"]
@@ -39,7 +39,8 @@ def probes(tmp_path: Path) -> Path:
 
 
 def run(documents: Path, model: Path, output: Path, learner: str = "plain", **keys: Any) -> StreamResults:
-    own = {key: keys.pop(key) for key in ("probes", "checkpoint_every", "trainable") if key in keys}
+    of_the_stream = ("probes", "checkpoint_every", "trainable", "lora_rank", "keep_adapter")
+    own = {key: keys.pop(key) for key in of_the_stream if key in keys}
     made = learner_from_keys(learner, keys, str(model))
     return stream(StreamConfig(model=str(model), documents=documents, learner=made, output=output, device="cpu", **own))
 
@@ -230,6 +231,27 @@ def test_figures_are_those_of_the_model_before_and_after(
     assert found.documents[2].now is None
     metrics = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert [line["document"] for line in metrics] == [1, 2, 3, 4, 5]
+
+
+def test_what_lora_learned_is_merged_or_kept_as_an_adapter_of_the_model(
+    documents: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    keys: dict[str, Any] = {"trainable": "lora", "lora_rank": 2, "lr": 0.5}
+    merged = run(documents, model_folder, tmp_path / "merged", **keys)
+    kept = run(documents, model_folder, tmp_path / "kept", **keys, keep_adapter=True)
+    assert merged.now == kept.now
+    assert merged.now != merged.before
+    assert not (tmp_path / "kept" / "model" / "model.safetensors").exists()
+    ids = torch.tensor([[1, 2, 3, 4]])
+    with torch.no_grad():
+        ours, theirs, start = (
+            load_model(str(folder))(input_ids=ids).logits
+            for folder in (tmp_path / "merged" / "model", tmp_path / "kept" / "model", model_folder)
+        )
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert not torch.allclose(ours, start, atol=1e-3)
+    with pytest.raises(ValueError, match="keep_adapter is set but trainable=full"):
+        run(documents, model_folder, tmp_path / "full", keep_adapter=True)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

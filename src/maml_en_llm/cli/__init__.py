@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..config import DEFAULT_METHOD, AdaptConfig, EvaluateConfig, load_yaml, typed_keys
+from ..config import DEFAULT_METHOD, AdaptConfig, EvaluateConfig, Trainable, load_yaml, typed_keys
 from ..experiments import TableName
 from ..hub import existing_folder, model_folder, pinned
 from ..names import printable
@@ -94,7 +94,9 @@ def stream(
     stored: int | None = None,
     seed: int | None = None,
     probes: Path | None = None,
-    trainable: Literal["full", "bias", "last_blocks"] = "full",
+    trainable: Trainable = "full",
+    lora_rank: int = 8,
+    keep_adapter: bool = False,
     last_blocks: int = 2,
     checkpoint_every: int = 100,
     device: str = "auto",
@@ -114,6 +116,8 @@ def stream(
         seed: replay: of their draw; by default 100.
         probes: Documents that are never learned: drift is how their likelihood changes.
         trainable: Which parameters learn.
+        lora_rank: trainable=lora: rank of what is added to each linear layer.
+        keep_adapter: trainable=lora: write the adapter alone, a PEFT folder, instead of a model with it merged.
         last_blocks: trainable=last_blocks: how many transformer blocks learn, with the final norm.
         checkpoint_every: Documents between two checkpoints.
         device: auto takes a GPU if there is one.
@@ -126,7 +130,8 @@ def stream(
     keys = {"lr": lr, "optimizer": optimizer, "learned": learned, "stored": stored, "seed": seed}
     made = learner_from_keys(learner, {k: v for k, v in keys.items() if v is not None}, pinned(model, revision))
     flags: dict[str, Any] = {"model": model, "revision": revision, "documents": documents, "probes": probes}
-    flags |= {"trainable": trainable, "last_blocks": last_blocks, "checkpoint_every": checkpoint_every}
+    flags |= {"trainable": trainable, "lora_rank": lora_rank, "keep_adapter": keep_adapter}
+    flags |= {"last_blocks": last_blocks, "checkpoint_every": checkpoint_every}
     found = run(StreamConfig(**flags, learner=made, output=output, device=device))
     for name, when in (("before", "before a document"), ("now", "straight after it"), ("later", "after all")):
         if (answers := getattr(found, name)) is not None:
@@ -206,10 +211,10 @@ def reproduce_inner_loops(
 def reproduce_uptake(
     output: Path = Path("reproduction"),
     training_seeds: tuple[int, ...] = (100, 13, 21),
-    documents: int = 40,
+    documents: int = 24,
     train_documents: int = 700,
-    updates: int = 250,
-    probes: int = 8,
+    updates: int = 150,
+    probes: int = 4,
 ) -> None:
     """Compare learned, uniform, random and TF-IDF token weights by what one step on a document teaches.
 
@@ -218,7 +223,7 @@ def reproduce_uptake(
         training_seeds: Models and weights are trained once with each.
         documents: New documents that are scored.
         train_documents: Documents of each of the two stages of training.
-        updates: Length of each stage.
+        updates: Length of the second stage; the first is three times as long.
         probes: Unrelated texts that drift is measured on.
     """
     from ..starter.uptake import Sizes

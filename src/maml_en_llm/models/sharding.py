@@ -199,7 +199,7 @@ class ShardedModel(TrainableModel):
             found[key] = there.to(tensor.device)
         return found
 
-    def save(self, folder: Path, files: Mapping[str, str]) -> None:
+    def save(self, folder: Path, files: Mapping[str, str], maker: str = "train") -> None:
         """Writes a plain Hugging Face folder; all processes call it, and the first writes."""
         network = load_model(self.start) if self.processes.rank == 0 else None
         places = {} if network is None else dict(network.named_parameters())
@@ -209,7 +209,7 @@ class ShardedModel(TrainableModel):
                 with torch.no_grad():
                     places[name].copy_(whole)
         if network is not None:
-            save_model(network, self.tokenizer, folder, files)
+            save_model(network, self.tokenizer, folder, files, maker)
 
     def _whole(self, name: str, shard: Tensor) -> Tensor:
         from torch.distributed.tensor import DTensor, Shard

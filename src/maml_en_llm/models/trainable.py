@@ -149,17 +149,17 @@ class TrainableModel:
         """The same for a checkpoint to be written."""
         return state
 
-    def save(self, folder: Path, files: Mapping[str, str]) -> None:
+    def save(self, folder: Path, files: Mapping[str, str], maker: str = "train") -> None:
         """Writes a plain Hugging Face folder with the texts `files`, by name, in it; what was learned is merged.
 
-        With `adapter_of` it is a PEFT folder instead.
+        With `adapter_of` it is a PEFT folder instead. maker: the verb that writes it.
         """
         if self.adapter_of is not None:
-            save_model(Adapter(self.network, self.adapter_of), self.tokenizer, folder, files)
+            save_model(Adapter(self.network, self.adapter_of), self.tokenizer, folder, files, maker)
             return
         adapted = hasattr(self.network, "merge_and_unload")  # which takes apart what it merges, and training may go on
         network = copy.deepcopy(self.network) if adapted else self.network
-        save_model(merge_trained(network), self.tokenizer, folder, files)
+        save_model(merge_trained(network), self.tokenizer, folder, files, maker)
 
 
 @dataclass

@@ -5,8 +5,8 @@ OUTPUT/uptake/parts/     one file a model that was trained and a row that was sc
 OUTPUT/uptake/report/    the report, with the learned weights over a document
 
 The starter model first becomes a language model of documents (starter/documents.py), questions and unrelated texts: it
-is the `tuned` model. From there training goes on for as many updates on other documents: as before (`tuned further`);
-of token weights alone, the model fixed (CaMeLS); by MAML, whose inner steps are uniform; of token weights and model
+is the `tuned` model. From there training goes on with other documents, a third as long: as before (`tuned further`); of
+token weights alone, the model fixed (CaMeLS); by MAML, whose inner steps are uniform; of token weights and model
 together. New documents then come, one step each from the same start. The rate of a row is chosen on other documents:
 the one with the best answers, of all rates, or of those by which unrelated text drifts by at most DRIFT.
 """
@@ -50,6 +50,7 @@ FORM = PromptFormat()
 ROOM = 1024  # tokens of a text
 RATES = (0.03, 0.06, 0.1, 0.2, 0.3, 0.6)
 DRIFT = 0.1  # nats a token
+FIRST = 3  # the first stage of training is as many times as long as the second
 CPU = torch.device("cpu")
 # Learning rates of the model and of the token weights; none: ordinary training. The others start from the first.
 MODELS: dict[str, tuple[float, float] | None] = {
@@ -77,13 +78,13 @@ ROWS = {
 class Sizes:
     """How much is learned and scored."""
 
-    documents: int = 40
+    documents: int = 24
     """New documents, and as many that rates are chosen on."""
     train_documents: int = 700
     """Documents of each of the two stages of training."""
-    updates: int = 250
-    """Of each stage."""
-    probes: int = 8
+    updates: int = 150
+    """Of the second stage."""
+    probes: int = 4
     """Unrelated texts that drift is measured on."""
 
 
@@ -167,7 +168,7 @@ def train(name: str, first: Path, folder: Path, texts: Texts, sizes: Sizes, seed
     model = TrainableModel(load_model(place), load_tokenizer(place))
     rates = MODELS[name]
     if rates is None:
-        tune(model, documents, sizes.updates, seed)
+        tune(model, documents, (FIRST if folder == first else 1) * sizes.updates, seed)
         model.save(folder, {})
     else:
         token_weights(model, documents, sizes.updates, seed, *rates).save(folder, {})
@@ -318,7 +319,7 @@ def uptake(output: Path, *, training_seeds: Sequence[int] = (100, 13, 21), sizes
 
 def of_seed(seed: int, sizes: Sizes, folder: Path) -> Found:
     """Does what of a training seed is not there."""
-    about = {"seed": seed, "sizes": vars(sizes)}
+    about = {"seed": seed, "sizes": vars(sizes), "first": FIRST}
     texts = Texts.drawn(sizes, seed)
     models = folder / "models" / f"seed{seed}-{digest(about)[:8]}"
     places = {name: models / "".join(c if c.isalnum() else "-" for c in name.lower()) for name in MODELS}
@@ -370,7 +371,8 @@ def sections(found: Sequence[Found], sizes: Sizes) -> list[Section]:
         runs, row = [run.costs[name] for run in found], next(row for row, (model, _) in ROWS.items() if model == name)
         took = [mean([run["seconds"] for run in runs]), mean([run["peak_memory_bytes"] for run in runs]) / 2**20]
         lines.append([name, *took, 1000 * mean([run.scores[row]["kept"]["seconds"] for run in found])])
-    note = f"{sizes.updates} updates; most memory of the whole process; a step on a new document."
+    length = f"{sizes.updates} updates, of the first model {FIRST * sizes.updates}"
+    note = f"{length}; most memory of the whole process; a step on a new document."
     columns = ["model", "seconds to train", "MiB", "ms a step"]
     cost.table(Table("cost", "Cost", note, columns, lines, digits={"seconds to train": 0, "MiB": 0, "ms a step": 0}))
     return [uptake, weights, cost]

@@ -14,6 +14,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from ...bilevel import update_all_, value_and_gradient
 from ...files import check_output, file_hash, only_writer
 from ...methods import method_of_model
@@ -52,13 +54,17 @@ def _stream(config: StreamConfig) -> StreamResults:
     tokenizer = load_tokenizer(config.pinned_model)
     network = load_model(config.pinned_model, device)
     check_tokenizer(tokenizer, network, config.model)
-    model = TrainableModel(choose_trainable(network, config.trainable, last_blocks=config.last_blocks), tokenizer)
+    with torch.random.fork_rng([]):  # of what LoRA begins with
+        torch.manual_seed(0)
+        chosen = choose_trainable(network, config.trainable, config.lora_rank, config.last_blocks)
+    adapter_of = config.pinned_model if config.keep_adapter else None
+    model = TrainableModel(chosen, tokenizer, adapter_of=adapter_of)
     made = read_provenance(config.pinned_model)
     form = method_of_model(made).prompts_at_test().format
     room = min(form.max_tokens, getattr(network.config, "max_position_embeddings", None) or form.max_tokens)
     form = replace(form, max_tokens=room, max_tokens_per_example=min(room, form.max_tokens_per_example))
     texts = whole_texts(documents, tokenizer, room, config.documents)
-    reader = Reader(network, tokenizer, form, whole_texts(probes, tokenizer, room, config.probes))
+    reader = Reader(model.network, tokenizer, form, whole_texts(probes, tokenizer, room, config.probes))
 
     parameters, loss, step = model.parameters, config.learner.loss(model), config.learner.step(model)
     moments = step.init(parameters)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from ...config import Config
+from ...config import Config, Trainable
 from .learners import Learner
 
 
@@ -20,13 +20,16 @@ class StreamConfig(Config):
     learner: Learner
     output: Path
     probes: Path | None = None
-    trainable: Literal["full", "bias", "last_blocks"] = "full"
+    trainable: Trainable = "full"
+    lora_rank: int = 8
+    keep_adapter: bool = False
     last_blocks: int = 2
     checkpoint_every: int = 100
     device: str = "auto"
 
     def check(self) -> None:
         super().check()
-        self.at_least(1, "last_blocks", "checkpoint_every")
-        if self.trainable != "last_blocks" and self.last_blocks != 2:
-            raise ValueError(f"last_blocks is set but trainable={self.trainable} does not read it; leave it out")
+        self.at_least(1, "last_blocks", "lora_rank", "checkpoint_every")
+        for key, reader in (("last_blocks", "last_blocks"), ("lora_rank", "lora"), ("keep_adapter", "lora")):
+            if self.trainable != reader and getattr(self, key) != getattr(type(self), key):
+                raise ValueError(f"{key} is set but trainable={self.trainable} does not read it; leave it out")

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ...files import read_json, to_disk, write_text, writing
-from ...models import TrainableModel, save_model
+from ...models import TrainableModel
 from ...names import unfinished
 from ...results import Results, from_json, to_json, write_results
 from .figures import DocumentFigures, StreamResults
@@ -63,7 +63,7 @@ class StreamFolder:
     def finish(
         self, model: TrainableModel, model_files: dict[str, str], results: StreamResults, rows: Results | None
     ) -> None:
-        save_model(model.network, model.tokenizer, self.folder / "model", model_files, maker=MAKER)
+        model.save(self.folder / "model", model_files, maker=MAKER)
         if rows is not None:
             write_results(self.folder / "results.json", rows)
         write_text(self.results, to_json(results))  # last: it says that all is there
