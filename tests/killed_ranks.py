@@ -32,6 +32,7 @@ if __name__ == "__main__":
         (folder / f"checkpoints-{attempt}").write_text(" ".join(found), encoding="utf-8")
     with in_update(3, kill) if processes.rank == 1 and attempt == "0" else contextlib.nullcontext():
         train(config, resume=True)
+    processes.any(False, torch.device("cpu"))  # the first has written the model
     if processes.rank == 1:
         kill()
-    processes.same(None)  # waits for the second, which is dead
+    processes.any(False, torch.device("cpu"))  # waits for the second, which is dead

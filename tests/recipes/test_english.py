@@ -164,9 +164,9 @@ def test_the_recipe_for_a_gpu_makes_a_base_and_meta_trains_it(collection: Path, 
     )
     base = tmp_path / "made/base"
     reports = gpu.main(options)
-    assert [path.parts[-2] for path in reports] == ["table2a", "table3a"]
+    assert [path.parts[-3] for path in reports] == ["table2a", "table3a"]
     for report in reports:
-        assert "MAML-2-1" in (report.parent / "report" / "report.md").read_text()
+        assert "MAML-2-1" in (report.parent / "report.md").read_text()
     first, text_model, last = (weights(base / name) for name in ("untrained", "text/model", "run/model"))
     assert sum(tensor.numel() for tensor in last.values()) < 1e6
     for before, after in ((first, text_model), (text_model, last)):
