@@ -163,21 +163,25 @@ def killed(folder: Path, processes: int, kills: int, rows: int) -> None:
     with (folder / "killed.log").open("wb") as log:
         running = [begin(output, seeds) for _ in range(processes)]
         at_kill: list[int] = []
-        while done < kills and len(made()) < rows:
-            time.sleep(generator.uniform(1, 6))
-            running = [begin(output, seeds) if child.poll() is not None else child for child in running]
-            owners = [read_json(path).get("pid") for path in (output / "table3a" / "results").rglob("*.lock")]
-            working = [place for place, child in enumerate(running) if child.pid in owners]  # not those that start
-            if working:
-                place = generator.choice(working)
-                running[place].kill()
-                running[place].wait()
-                at_kill.append(len(made()))
-                done += 1
-                running[place] = begin(output, seeds)
-        codes = [child.wait() for child in running]
-        if len(made()) < rows:  # what only they had begun that were killed last
-            codes = [begin(output, seeds).wait()]
+        try:
+            while done < kills and len(made()) < rows:
+                time.sleep(generator.uniform(1, 6))
+                running = [begin(output, seeds) if child.poll() is not None else child for child in running]
+                owners = [read_json(path).get("pid") for path in (output / "table3a" / "results").rglob("*.lock")]
+                working = [place for place, child in enumerate(running) if child.pid in owners]  # not those that start
+                if working:
+                    place = generator.choice(working)
+                    running[place].kill()
+                    running[place].wait()
+                    at_kill.append(len(made()))
+                    done += 1
+                    running[place] = begin(output, seeds)
+            codes = [child.wait() for child in running]
+            if len(made()) < rows:  # what only they had begun that were killed last
+                codes = [begin(output, seeds).wait()]
+        finally:
+            for child in running:
+                child.kill()
         seconds = time.monotonic() - began
         begin(folder / "alone", seeds[:2]).wait()
     print(f"{done} kills, after {at_kill} finished rows; {seconds:.0f} s; exit codes {codes}")
