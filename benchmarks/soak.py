@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from common import table
+from maml_en_llm.files import read_json
 from maml_en_llm.models import new_gpt2, save_model, word_tokenizer
 from maml_en_llm.results import read_results
 from maml_en_llm.starter.tasks import write_starter_collection
@@ -137,11 +138,15 @@ def killed(folder: Path, processes: int, kills: int, rows: int) -> None:
     output, seeds = folder / "killed", [str(seed) for seed in range(1, rows // 2 + 1)]
     for old in (output, folder / "alone"):
         shutil.rmtree(old, ignore_errors=True)
+    few = starter_collection(folder / "starter")
+    record = json.loads((few / "settings" / "starter.json").read_text())
+    record = {"train": record["train"][:8], "test": record["test"][:2], "unseen_domain_test": []}
+    (few / "settings" / "few.json").write_text(json.dumps(record))
     (folder / "killed.yaml").write_text(
         "max_tokens: 64\nmax_tokens_per_example: 32\ndemonstrations: 2\nseeds: [100]\n"
         "train: {log_every: 1, checkpoint_every: 4}\n"
     )
-    words = ["--collection", starter_collection(folder / "starter"), "--setting", "starter", "--batches", 8]
+    words = ["--collection", few, "--setting", "few", "--batches", 8]
     words += ["--model", tiny_model(folder / "model"), "--max-examples", 1, "--config", folder / "killed.yaml"]
     words += ["--rows", "metaicl", "maml-2-1"]
 
@@ -158,18 +163,25 @@ def killed(folder: Path, processes: int, kills: int, rows: int) -> None:
     with (folder / "killed.log").open("wb") as log:
         running = [begin(output, seeds) for _ in range(processes)]
         at_kill: list[int] = []
-        while done < kills and len(made()) < rows:
-            time.sleep(generator.uniform(2, 16))
-            place = generator.randrange(processes)
-            if running[place].poll() is None:
-                running[place].kill()
-                running[place].wait()
-                at_kill.append(len(made()))
-                done += 1
-            running[place] = begin(output, seeds)
-        codes = [child.wait() for child in running]
-        if len(made()) < rows:  # what only they had begun that were killed last
-            codes = [begin(output, seeds).wait()]
+        try:
+            while done < kills and len(made()) < rows:
+                time.sleep(generator.uniform(1, 6))
+                running = [begin(output, seeds) if child.poll() is not None else child for child in running]
+                owners = [read_json(path).get("pid") for path in (output / "table3a" / "results").rglob("*.lock")]
+                working = [place for place, child in enumerate(running) if child.pid in owners]  # not those that start
+                if working:
+                    place = generator.choice(working)
+                    running[place].kill()
+                    running[place].wait()
+                    at_kill.append(len(made()))
+                    done += 1
+                    running[place] = begin(output, seeds)
+            codes = [child.wait() for child in running]
+            if len(made()) < rows:  # what only they had begun that were killed last
+                codes = [begin(output, seeds).wait()]
+        finally:
+            for child in running:
+                child.kill()
         seconds = time.monotonic() - began
         begin(folder / "alone", seeds[:2]).wait()
     print(f"{done} kills, after {at_kill} finished rows; {seconds:.0f} s; exit codes {codes}")
