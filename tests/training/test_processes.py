@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def torchrun(script: str, folder: Path, *options: str) -> subprocess.CompletedPr
     """What two processes of a script of tests/ say of `folder`."""
     here = [str(Path(maml_en_llm.__file__).parents[1]), str(Path(__file__).parents[1])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(here), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # see docs/several-processes.md
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
     words += [str(Path(__file__).parents[1] / script), str(folder)]
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
@@ -121,6 +123,20 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(
     assert read_metrics(two / "cut")[-1]["batches"] == 4
     model = train(train_config(collection_folder, model_folder, two / "cut", **SMALL), resume=True)
     assert relative_error(weights(model), weights(one / "model")) < 1e-6
+
+
+def test_a_job_goes_on_after_a_killed_process_and_ends_with_the_reason(
+    one: Path, collection_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    config = train_config(collection_folder, model_folder, tmp_path / "killed", **SMALL | {"checkpoint_every": 2})
+    (tmp_path / "killed.yaml").write_text(to_yaml(config), encoding="utf-8")
+    done = torchrun("killed_ranks.py", tmp_path, "--max-restarts", "1")
+    assert time.time() - float((tmp_path / "killed-at").read_text()) < 60
+    assert done.returncode != 0
+    assert "Signal 9 (SIGKILL)" in done.stderr
+    assert [(tmp_path / f"checkpoints-{attempt}").read_text() for attempt in (0, 1)] == ["", "000000002 000000004"]
+    assert relative_error(weights(tmp_path / "killed/model"), weights(one / "model")) < 1e-6
+    assert [line["batches"] for line in read_metrics(tmp_path / "killed")] == [2, 4, 6, 8]
 
 
 def test_copies_that_processes_cannot_share_are_refused() -> None:

@@ -28,6 +28,7 @@ class ANIL(MAMLenLLM):
 
     shared_moments: ClassVar[bool] = False  # type: ignore[misc]  # the outer step moves more than the inner steps do
     shares_moments: ClassVar[bool] = False
+    shards: ClassVar[bool] = False
 
     head: tuple[str, ...] = ()
     """Names of the parameters that inner steps move, as patterns (*.ln_f.*); by default the last block and all that
