@@ -131,8 +131,8 @@ def _comparison_table(
 
 
 POOLED_TEXT = (
-    "A task counts once, however many settings have it: its difference is the mean over their seeds. There is one "
-    "trained model for each setting. "
+    "A task counts once, however many settings have it: its difference is the mean over their seeds. Each "
+    "setting has models of its own. "
 )
 UNLIKE_TEXT = (
     "Some rows were not scored in the same way as what they are compared with: the column \u201cunlike in\u201d says "

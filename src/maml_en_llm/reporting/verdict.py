@@ -160,7 +160,7 @@ def collapsed(results: Sequence[Result]) -> list[str]:
         if tasks:
             worst = max(tasks, key=lambda task: tasks[task][0])
             share, answer = tasks[worst]
-            others = f" ({len(tasks) - 1} more tasks like it)" if len(tasks) > 1 else ""
+            others = f" (and {len(tasks) - 1} more like it)" if len(tasks) > 1 else ""
             ways = [] if result.row.calibrated or result.row.direction == "channel" else ["--calibrate"]
             ways += [] if result.row.direction == "channel" else ["channel"]
             advice = f"; try {' or '.join(ways)}" if ways and result.row.learner == "in-context" else ""
