@@ -14,35 +14,11 @@ from maml_en_llm.bilevel import explore
 from maml_en_llm.config import load_yaml
 from maml_en_llm.methods import method_from_keys
 from maml_en_llm.methods.bmg import bootstrapped
-from maml_en_llm.models import TrainableModel
 from maml_en_llm.prompts.batches import Batch
+from on_tensors import NoBatches, OnTensors, network_loss, start
 from unrolled import detached, relative_error
 
 CONFIG = Path(__file__).parents[2] / "configs" / "beyond" / "bmg.yaml"
-
-
-class OnTensors(TrainableModel):
-    """Any loss of any parameters, without a network."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, loss: Any, parameters: dict[str, Tensor]) -> None:
-        self.loss, self.parameters = loss, parameters
-
-
-class NoBatches:
-    def batch(self, number: int) -> Batch:
-        raise NotImplementedError
-
-
-def network_loss(p: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    hidden = torch.tanh(p["body"][batch.token_ids].sum(dim=1))
-    return torch.nn.functional.cross_entropy(hidden @ p["head"], batch.token_ids[:, 0] % 3)
-
-
-def start(generator: torch.Generator) -> dict[str, Tensor]:
-    shapes = {"body": (40, 6), "head": (6, 3)}
-    return {name: torch.randn(s, generator=generator, dtype=torch.float64) * 0.3 for name, s in shapes.items()}
 
 
 def descended(p: Mapping[str, Tensor], batches: list[Batch], lr: float, graph: bool = False) -> dict[str, Tensor]:

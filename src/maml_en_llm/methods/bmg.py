@@ -9,15 +9,16 @@ where more steps would have taken them, and nothing is differentiated by these (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..bilevel import SGD, clip_by_global_norm_, explore, update_all_
+from ..bilevel import SGD, explore
 from ..bilevel.curvature import Curvature
+from ..bilevel.steps import figure
 from ..models.trainable import TrainableModel
 from ..prompts.batches import Batch, Sampler
 from ..prompts.style import PromptStyle
@@ -62,11 +63,8 @@ class BMGLearner(GradientLearner):
             )
             for name, gradient in gradients.items():
                 gradient.add_(found.gradients[name], alpha=1 / method.copies)
-            losses.append(float(found.support_loss))
-        norm = clip_by_global_norm_(gradients, method.gradient_clip)
-        outer = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
-        update_all_(outer, self.parameters, gradients, self.moments)
-        return {"loss": sum(losses) / len(losses), "gradient_norm": norm, "lr": outer.lr}
+            losses.append(found.support_loss)
+        return {"loss": figure(torch.stack(losses).mean())} | self.outer_step(gradients, lr_scale)
 
 
 def bootstrapped(

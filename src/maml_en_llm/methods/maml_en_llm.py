@@ -8,13 +8,13 @@ copies do well on query batches (Algorithm 1; docs/methods/maml-en-llm.md).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from ..bilevel import MetaGradient, clip_by_global_norm_, meta_gradient, relative_error, update_all_
+from ..bilevel import MetaGradient, meta_gradient, relative_error
 from ..bilevel.curvature import Curvature
 from ..bilevel.exploration import Order, Trajectory, Workspace
 from ..bilevel.steps import Moments, Step, figure
@@ -148,11 +148,8 @@ class MAMLLearner(GradientLearner):
             workspace=self.workspace,
         )
         curvature_error = None if exact is None else relative_error(result.gradients, exact)
-        norm = clip_by_global_norm_(result.gradients, method.gradient_clip, self.norms)
-        outer = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
-        update_all_(outer, self.parameters, result.gradients, self.moments)
         figures: Figures = {"loss": figure(result.query_loss), "support_loss": figure(result.support_loss)}
-        figures |= {"gradient_norm": norm, "lr": outer.lr}
+        figures |= self.outer_step(result.gradients, lr_scale)
         if result.second_order_share is not None:
             figures["second_order_share"] = result.second_order_share
         if curvature_error is not None:

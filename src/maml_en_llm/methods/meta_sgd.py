@@ -66,15 +66,12 @@ class MetaSGDLearner(GradientLearner):
             curvature=self.method.curvature,
         )
         assert result.rates is not None
-        outer = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
-        norm = clip_by_global_norm_(result.gradients, self.method.gradient_clip)
-        update_all_(outer, self.parameters, result.gradients, self.moments)
+        outer = self.outer_step(result.gradients, lr_scale)
         rates_step = replace(self.rates_optimizer, lr=self.rates_optimizer.lr * lr_scale)
         clip_by_global_norm_(result.rates, self.method.gradient_clip)
         update_all_(rates_step, self.rates, result.rates, self.rates_moments)
         figures: Figures = {"loss": figure(result.query_loss), "support_loss": figure(result.support_loss)}
-        figures |= {"gradient_norm": norm, "lr": outer.lr}
-        return figures | {"rate": figure(torch.stack(list(self.rates.values())).mean())}
+        return figures | outer | {"rate": figure(torch.stack(list(self.rates.values())).mean())}
 
     def query_weights(self) -> Sequence[float]:
         """Of the query loss after each inner step; none: the last alone counts."""

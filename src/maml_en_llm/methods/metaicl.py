@@ -6,10 +6,10 @@ theta <- theta - AdamW(grad L(theta; batch)), or the mean over several batches
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from ..bilevel import clip_by_global_norm_, update_all_, value_and_gradient
+from ..bilevel import value_and_gradient
 from ..bilevel.steps import figure
 from ..models.trainable import TrainableModel
 from ..prompts.batches import Batch, Sampler
@@ -53,7 +53,4 @@ class MetaICLLearner(GradientLearner):
                 gradient.add_(further[name])
         for gradient in gradients.values() if len(batches) > 1 else ():
             gradient.div_(len(batches))
-        norm = clip_by_global_norm_(gradients, self.method.gradient_clip, self.norms)
-        step = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
-        update_all_(step, self.parameters, gradients, self.moments)
-        return {"loss": figure(value / len(batches)), "gradient_norm": norm, "lr": step.lr}
+        return {"loss": figure(value / len(batches))} | self.outer_step(gradients, lr_scale)

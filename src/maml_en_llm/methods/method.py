@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from ..bilevel import SGD, AdamW
-from ..bilevel.steps import Norms, waits_for_numbers
+from ..bilevel import SGD, AdamW, clip_by_global_norm_, update_all_
+from ..bilevel.steps import Norms, Tensors, waits_for_numbers
 from ..config import Optimizer, TrainConfig
 from ..models.device import pick_device, precision_of
 from ..models.trainable import TrainableModel
@@ -275,6 +275,13 @@ class GradientLearner:
     def batches(self, update: int) -> Sequence[Any]:
         count = self.method.batches_per_update
         return [self.sampler.batch(n) for n in range(update * count, (update + 1) * count)]
+
+    def outer_step(self, gradients: Tensors, lr_scale: float) -> Figures:
+        """Clips the gradients and moves the parameters by them; returns the norm before and the learning rate."""
+        norm = clip_by_global_norm_(gradients, self.method.gradient_clip, self.norms)
+        step = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
+        update_all_(step, self.parameters, gradients, self.moments)
+        return {"gradient_norm": norm, "lr": step.lr}
 
     def state_dict(self) -> dict[str, Tensor]:
         named = {"parameters": self.parameters, "first_moments": self.moments.first}

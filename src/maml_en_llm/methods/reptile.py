@@ -8,12 +8,12 @@ that is taken (docs/methods/reptile.md).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..bilevel import clip_by_global_norm_, update_all_, value_and_gradient
+from ..bilevel import update_all_, value_and_gradient
 from ..bilevel.steps import figure
 from ..config import Optimizer
 from ..models.trainable import TrainableModel
@@ -70,7 +70,4 @@ class ReptileLearner(GradientLearner):
                 losses.append(value)
             for name, way in ways.items():
                 way.add_(self.parameters[name] - adapted[name], alpha=1 / (method.inner_lr * method.copies))
-        norm = clip_by_global_norm_(ways, method.gradient_clip)
-        outer = replace(self.optimizer, lr=self.optimizer.lr * lr_scale)
-        update_all_(outer, self.parameters, ways, self.moments)
-        return {"loss": figure(torch.stack(losses).mean()), "gradient_norm": norm, "lr": outer.lr}
+        return {"loss": figure(torch.stack(losses).mean())} | self.outer_step(ways, lr_scale)

@@ -62,7 +62,8 @@ def logistic_scores(support, labels, queries, classes, C):  # type: ignore[no-un
     """Vectors may be sparse here, which has no type that says so."""
     if len(seen := np.unique(labels)) == 1:
         return spread(np.zeros((queries.shape[0], 1)), seen, classes)
-    logits = LogisticRegression(C=C, max_iter=1000).fit(support, labels).decision_function(queries)
+    with np.errstate(invalid="ignore"):  # OpenBLAS sets the flag for finite numbers on some CPUs (numpy issue 24067)
+        logits = LogisticRegression(C=C, max_iter=1000).fit(support, labels).decision_function(queries)
     if logits.ndim == 1:  # of the second of two classes against the first
         logits = np.stack([np.zeros_like(logits), logits], axis=1)
     return spread(log_softmax(logits, axis=1), seen, classes)
