@@ -29,6 +29,7 @@ from .collection import (
     problems_of_manifest,
     read_json_object,
 )
+from .whole_file import ReadByLine, all_good, inputs_and_outputs
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,10 @@ def _check_task(folder: Path) -> Iterator[Violation]:
             examples = Examples(path, folder.name)
             if not len(examples):
                 yield Violation(path, 1, "is empty; add examples or delete the file")
-            for index in range(len(examples)):
-                for problem in parse_line(examples.line(index), folder.name)[1]:
-                    yield Violation(path, index + 1, problem)
+            if not all_good(examples):
+                for index in range(len(examples)):
+                    for problem in parse_line(examples.line(index), folder.name)[1]:
+                        yield Violation(path, index + 1, problem)
 
 
 def _check_setting(tasks: Mapping[str, Task], missing: frozenset[str] | None, path: Path) -> Iterator[Violation]:
@@ -211,6 +213,10 @@ def _check_data(
     return sum(map(len, found))
 
 
+def _digest(input: str, output: str) -> bytes:
+    return hashlib.blake2b(f"{input}\x1f{output}".encode(), digest_size=8).digest()
+
+
 def _good_hashes(examples: Examples, cache: Path | None) -> np.ndarray:
     """A hash of input and output of each example, uint64 [examples]. Raises ValueError for the first bad line."""
     path = None
@@ -222,10 +228,13 @@ def _good_hashes(examples: Examples, cache: Path | None) -> np.ndarray:
             if hashes.dtype == np.uint64 and hashes.shape == (len(examples),):
                 return hashes
     digests = bytearray()
-    for index in range(len(examples)):
-        example = examples[index]
-        text = f"{example.input}\x1f{example.output}".encode()
-        digests += hashlib.blake2b(text, digest_size=8).digest()
+    try:
+        for inputs, outputs in inputs_and_outputs(examples):
+            digests += b"".join(map(_digest, inputs, outputs))
+    except ReadByLine:
+        digests.clear()
+        for example in examples:
+            digests += _digest(example.input, example.output)
     hashes = np.frombuffer(bytes(digests), dtype=np.uint64)
     if path is not None:
         beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")

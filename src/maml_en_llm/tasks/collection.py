@@ -131,6 +131,11 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._ends)
 
+    def lines_begin_with(self, character: bytes) -> bool:
+        """Whether that is the first byte of every line."""
+        starts = np.concatenate([[0], self._ends[:-1] + 1])[: len(self)]
+        return bool((self._bytes[starts] == character[0]).all())
+
     def line(self, index: int) -> bytes:
         start = 0 if index == 0 else int(self._ends[index - 1]) + 1
         return self._bytes[start : int(self._ends[index])].tobytes()
