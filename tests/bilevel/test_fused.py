@@ -17,7 +17,7 @@ from maml_en_llm.bilevel.steps import AdamW, Tensors, global_norm
 from maml_en_llm.methods import method as method_module
 from maml_en_llm.models import PromptLoss, TrainableModel, choose_trainable, trainable_parameters
 from maml_en_llm.models.fused import fuse
-from maml_en_llm.training import loop
+from maml_en_llm.training import journal, loop
 from maml_en_llm.training.checkpoint import read_metrics
 from unrolled import relative_error
 
@@ -38,7 +38,7 @@ class Sampler:
 
 
 def as_on_a_gpu(patch: pytest.MonkeyPatch) -> None:
-    for module in (steps, curvature, exploration, method_module, loop):
+    for module in (steps, curvature, exploration, method_module, journal):
         patch.setattr(module, "waits_for_numbers", lambda device: True)
 
 

@@ -19,7 +19,8 @@ from maml_en_llm.prediction.heads.head import centred
 from maml_en_llm.prediction.heads.prototype import Prototype
 from maml_en_llm.prompts.demonstrations import fixed_demonstrations
 from maml_en_llm.tasks.collection import load_collection
-from maml_en_llm.training.loop import train, training_batches
+from maml_en_llm.training.data import training_batches
+from maml_en_llm.training.loop import train
 
 NO_PROMPTS: dict[str, Any] = {"max_tokens": None, "max_tokens_per_example": None}  # heads do not read them
 

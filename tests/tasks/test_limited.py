@@ -14,7 +14,7 @@ from maml_en_llm.cli import main
 from maml_en_llm.methods.metaicl import MetaICL
 from maml_en_llm.tasks.collection import Example, load_collection
 from maml_en_llm.tasks.limited import Limited, limited, stratified_indices, validation_split
-from maml_en_llm.training.loop import training_examples
+from maml_en_llm.training.data import training_examples
 
 
 @given(st.lists(st.sampled_from("abcde"), min_size=1, max_size=300), st.sampled_from([0.05, 0.1, 0.25, 0.5, 1.0]))

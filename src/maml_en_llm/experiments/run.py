@@ -22,7 +22,8 @@ from ..reporting.report import report
 from ..results import RunRecord, read_provenance, read_results, read_run
 from ..tasks.collection import Collection, load_collection
 from ..training.checkpoint import read_training_config
-from ..training.loop import train, training_data_hash
+from ..training.data import training_data_hash
+from ..training.loop import train
 from ..training.record import config_hash, trained_identity
 from .rows import Overrides, RowRun, Sections, read_overrides, read_table, rows_of
 

@@ -183,10 +183,12 @@ class ShardedModel(TrainableModel):
                 found[key] = whole.cpu()
         return found
 
-    def scattered(self, state: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The shards, like those in `state`, of what the first process has in `whole`."""
+    def handed_out(self, own: Mapping[str, Tensor], whole: Mapping[str, Tensor], seen: int) -> Mapping[str, Tensor]:
+        """The shards, like those in `own`, of what the first process has in `whole`."""
+        if not seen:
+            return own  # all have read their parts of the same model
         found = {}
-        for key, tensor in state.items():
+        for key, tensor in own.items():
             name, first = key.partition(".")[2], self.processes.rank == 0
             shape = self.like[name][0] if name in self.like else tensor.shape
             there = torch.empty(shape, dtype=tensor.dtype, device=self.device)

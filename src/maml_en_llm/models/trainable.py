@@ -119,6 +119,7 @@ class TrainableModel:
         tokens_per_forward: int | None = None,
     ) -> None:
         self.network, self.tokenizer, self.adapter_of = network, tokenizer, adapter_of
+        self.processes = processes
         self.parameters = {name: parameter.detach() for name, parameter in trainable_parameters(network).items()}
         self.loss = PromptLoss(network, autocast, tokens_per_forward, processes)
 
@@ -149,11 +150,21 @@ class TrainableModel:
         """The same for a checkpoint to be written."""
         return state
 
+    def handed_out(self, own: Mapping[str, Tensor], whole: Mapping[str, Tensor], seen: int) -> Mapping[str, Tensor]:
+        """The state of a learner like `own` that all processes go on from after `seen` batches: `whole`, which the
+        first has restored, or as it has begun."""
+        state = {key: (whole or own)[key] for key in own}
+        self.processes.copy_(state, self.device)
+        return state
+
     def save(self, folder: Path, files: Mapping[str, str], maker: str = "train") -> None:
         """Writes a plain Hugging Face folder with the texts `files`, by name, in it; what was learned is merged.
 
-        With `adapter_of` it is a PEFT folder instead. maker: the verb that writes it.
+        With `adapter_of` it is a PEFT folder instead. All processes may call it, and the first writes. maker: the verb
+        that writes it.
         """
+        if self.processes.rank > 0:
+            return
         if self.adapter_of is not None:
             save_model(Adapter(self.network, self.adapter_of), self.tokenizer, folder, files, maker)
             return

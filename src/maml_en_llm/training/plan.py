@@ -13,7 +13,8 @@ from ..methods.method import Method
 from ..models import keep_freed_memory, load_tokenizer, pick_device
 from ..progress import duration
 from ..tasks.collection import load_collection
-from .loop import trainable_model, training_batches
+from .data import training_batches
+from .loop import trainable_model
 from .record import forget_peak, peak_memory
 
 SAMPLED_UPDATES = 32

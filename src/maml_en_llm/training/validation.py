@@ -47,10 +47,10 @@ class Validation:
         """What a checkpoint keeps of it."""
         return {"best": self.best}
 
-    def due(self, seen: int, total: int) -> bool:
+    def due(self, seen: int) -> bool:
         """Whether the update that ends after `seen` batches is followed by a validation; the last one is."""
-        before, every = seen - self.config.batches_per_update, self.config.validate_every
-        return seen == total or seen // every > before // every
+        group, every = self.config.batches_per_update, self.config.validate_every
+        return seen + group > self.config.batches or seen // every > (seen - group) // every
 
     def measure(self, learner: Learner, files: Callable[[], Mapping[str, str]], seen: int) -> float:
         """The mean over tasks of each one's metric, from 0 to 1; the better state is kept, of equals the earlier.
