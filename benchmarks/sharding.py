@@ -44,7 +44,7 @@ class Batches:
 def measure() -> dict[str, float]:
     """Of this process: bytes above the start, the parameters' bytes, and what the parameters came to."""
     torch.set_num_threads(1)
-    processes, _ = join(CPU)
+    processes = join(CPU)
     give_back_freed_memory()
     forget_peak(CPU)
     start = peak_memory(CPU)

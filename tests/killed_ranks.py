@@ -24,7 +24,7 @@ def kill() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    processes, _ = join(torch.device("cpu"))
+    processes = join(torch.device("cpu"))
     folder, attempt = Path(sys.argv[1]), os.environ["TORCHELASTIC_RESTART_COUNT"]
     config = read_training_config(folder / "killed.yaml")
     if processes.rank == 0:
@@ -32,7 +32,7 @@ if __name__ == "__main__":
         (folder / f"checkpoints-{attempt}").write_text(" ".join(found), encoding="utf-8")
     with in_update(3, kill) if processes.rank == 1 and attempt == "0" else contextlib.nullcontext():
         train(config, resume=True)
-    processes.any(False, torch.device("cpu"))  # the first has written the model
+    processes.any(False)  # the first has written the model
     if processes.rank == 1:
         kill()
-    processes.any(False, torch.device("cpu"))  # waits for the second, which is dead
+    processes.any(False)  # waits for the second, which is dead

@@ -79,7 +79,7 @@ def predict_rows(model: str, source: Path, output: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    processes, _ = join(CPU)
+    processes = join(CPU)
     folder = Path(sys.argv[1])
     found = {name: trained(case, processes) for name, case in CASES.items()}
     torch.save(found, folder / f"{processes.rank}.pt")

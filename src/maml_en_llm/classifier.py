@@ -323,7 +323,7 @@ def predict_to_file(
     options: the column of each row's options, where rows differ. Prints what a user should know; ValueError for files
     that cannot be used. Processes that torchrun started share the rows.
     """
-    processes, _ = join(pick_device(classifier.device))
+    processes = join(pick_device(classifier.device))
     said: set[str] = set()
 
     def scores(texts: list[str], rows: list[list[str]]) -> Any:

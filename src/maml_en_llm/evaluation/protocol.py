@@ -60,7 +60,7 @@ def evaluate(config: EvaluateConfig, quiet: bool = False) -> Results:
     the same command continues where it was. quiet: whether remarks are left out. Of several processes each predicts
     for other tasks and seeds, the first writes, and all return the same.  Raises ValueError for bad input.
     """
-    processes, _ = join(pick_device(config.device))
+    processes = join(pick_device(config.device))
     if processes.rank > 0:
         job = Evaluation(config, processes)
         with stop_on_signal() as stop:
@@ -117,9 +117,9 @@ class Evaluation:
                 check_bank(self.labelled(task).bank, self.style.demonstrations, task.name)
         names = [task.name for task in self.tasks]
         check_evaluation_data(collection, self.setting, names, config.split, cache_folder())
-        self.device = pick_device(config.device)
-        self.record = Measurement(config, target_data_hash(config, collection), self.device)
-        self.model = LoadedModel(config.pinned_model, self.device, config.tokens_per_forward)
+        device = pick_device(config.device)
+        self.record = Measurement(config, target_data_hash(config, collection), device)
+        self.model = LoadedModel(config.pinned_model, device, config.tokens_per_forward)
         self._read: tuple[Task, Sequence[Example], LabelledTask] | None = None  # what `predict` read last
         self.predictor = self.in_context() if config.learner == "in-context" else self.head()
 
@@ -182,7 +182,7 @@ class Evaluation:
                 assert progress is not None
                 store.add(task.name, seed, rows)
                 progress.advance(figures=task.name)
-            if processes.any(stop.requested, self.device):
+            if processes.any(stop.requested):
                 raise KeyboardInterrupt("stopped; the same command continues where it was")
 
     def predict(self, task: Task, seed: int) -> list[Prediction]:

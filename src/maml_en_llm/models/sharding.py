@@ -48,7 +48,7 @@ class ShardedLoss(PromptLoss):
     def parts(self, batch: Batch) -> list[Group]:
         """As many in every process, so that all gather and scatter as often; the last ones may have no weight."""
         groups = super().parts(batch)
-        most = self.processes.most(len(groups), self.device)
+        most = self.processes.most(len(groups))
         idle = replace(groups[-1], weights=torch.zeros_like(groups[-1].weights))
         return groups + [idle] * (most - len(groups))
 
@@ -194,7 +194,7 @@ class ShardedModel(TrainableModel):
             there = torch.empty(shape, dtype=tensor.dtype, device=self.device)
             if first:
                 there.copy_(whole[key])
-            self.processes.copy_({key: there}, self.device)
+            self.processes.copy_({key: there})
             if name in self.like:
                 chunks = there.chunk(self.processes.count)
                 there = chunks[self.processes.rank] if self.processes.rank < len(chunks) else there[:0]

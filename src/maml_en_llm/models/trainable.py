@@ -154,7 +154,7 @@ class TrainableModel:
         """The state of a learner like `own` that all processes go on from after `seen` batches: `whole`, which the
         first has restored, or as it has begun."""
         state = {key: (whole or own)[key] for key in own}
-        self.processes.copy_(state, self.device)
+        self.processes.copy_(state)
         return state
 
     def save(self, folder: Path, files: Mapping[str, str], maker: str = "train") -> None:

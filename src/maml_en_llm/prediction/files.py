@@ -123,7 +123,7 @@ def predict_file(
                     file.write(part)
                     file.flush()
                 progress.advance(len(at_once))
-                if processes.same(any(processes.gathered(stop.requested))) and progress.done < total:
+                if processes.any(stop.requested) and progress.done < total:
                     raise KeyboardInterrupt("stopped; the same command continues where it was")
     done = None
     if first:

@@ -37,27 +37,25 @@ def train(config: Method, resume: bool = False, data_corrected: bool = False) ->
     """
     if data_corrected and not resume:
         raise ValueError("data_corrected is about a run that goes on; add --resume or leave it out")
-    processes, device = join(pick_device(config.device))
+    processes = join(pick_device(config.device))
     if processes.rank > 0:
-        return _train(config, load_collection(config.collection), Journal(config), processes, device)
+        return _train(config, load_collection(config.collection), Journal(config), processes)
     check_output(config.output, folder=True)
     with only_writer(config.output):
         collection = load_collection(config.collection)
-        journal = RunJournal(config, collection, resume, data_corrected, device)
-        return _train(config, collection, journal, processes, device)
+        journal = RunJournal(config, collection, resume, data_corrected, processes.device)
+        return _train(config, collection, journal, processes)
 
 
-def _train(
-    config: Method, collection: Collection, journal: Journal, processes: Processes, device: torch.device
-) -> Path:
-    if processes.number(journal.finished, device):
+def _train(config: Method, collection: Collection, journal: Journal, processes: Processes) -> Path:
+    if processes.number(journal.finished):
         return journal.model
     torch.manual_seed(config.seed)
     keep_freed_memory()
-    model = trainable_model(config, device, processes)
+    model = trainable_model(config, processes.device, processes)
     learner = config.learner(model, training_batches(config, collection, model.tokenizer))
     restored, state = journal.begin(model.size, model.whole_like(learner.state_dict()))
-    seen = saved_at = processes.number(restored, device)
+    seen = saved_at = processes.number(restored)
     if seen or processes.count > 1:
         learner.load_state_dict(model.handed_out(learner.state_dict(), state, seen))
 
@@ -72,7 +70,7 @@ def _train(
             seen = (update + 1) * group
             progress.advance(group, journal.log(learner, seen, figures, logged))
             due = config.checkpoint_every and seen - saved_at >= config.checkpoint_every
-            stopped = processes.any(stop.requested, device)
+            stopped = processes.any(stop.requested)
             if (due or stopped) and not last:
                 journal.save(seen, model.gathered(learner.state_dict()))
                 saved_at = seen
