@@ -48,22 +48,26 @@ def starter_collection(folder: Path) -> Path:
 
 
 def updates(folder: Path, count: int) -> None:
-    """Watches a run of MAML-2-1 from outside."""
-    shutil.rmtree(folder / "soak", ignore_errors=True)
+    """Watches a run of MAML-2-1, which finds an empty cache, from outside."""
+    for old in (folder / "soak", folder / "cache"):
+        shutil.rmtree(old, ignore_errors=True)
     words = ["--collection", starter_collection(folder / "starter"), "--setting", "starter"]
     words += ["--model", tiny_model(folder / "model"), "--output", folder / "soak", "--batches", 2 * count]
     words += ["--max-tokens", 64, "--max-tokens-per-example", 32, "--demonstrations", 2]
     words += ["--log-every", max(1, count // 200), "--checkpoint-every", count // 5]
-    child = psutil.Popen([*COMMAND, "train", *map(str, words)], stdout=subprocess.DEVNULL)
-    seen: list[tuple[int, float, float, int]] = []  # updates, processor seconds, MiB, open files
+    environment = os.environ | {"MAML_EN_LLM_CACHE": str(folder / "cache")}
+    child = psutil.Popen([*COMMAND, "train", *map(str, words)], env=environment, stdout=subprocess.DEVNULL)
+    # updates, processor seconds, MiB that are its own, MiB of files' pages, open files
+    seen: list[tuple[int, float, float, float, int]] = []
     while child.poll() is None:
         time.sleep(0.2)
         try:
             lines = (folder / "soak" / "metrics.jsonl").read_text().splitlines()
             done = json.loads(lines[-1])["batches"] // 2 if lines else 0
-            times, size = child.cpu_times(), child.memory_info().rss / 2**20
+            times, memory = child.cpu_times(), child.memory_info()
+            own, files = (memory.rss - memory.shared) / 2**20, memory.shared / 2**20
             if done and (not seen or done > seen[-1][0]):
-                seen.append((done, times.user + times.system, size, child.num_fds()))
+                seen.append((done, times.user + times.system, own, files, child.num_fds()))
         except (OSError, ValueError, psutil.Error):
             continue
     if child.returncode:
@@ -71,10 +75,11 @@ def updates(folder: Path, count: int) -> None:
     rows = []
     for name, low, high in (("start", 0.02, 0.2), ("middle", 0.4, 0.6), ("end", 0.8, 1.0)):
         part = [point for point in seen if low * count <= point[0] <= high * count]
-        (first, began, *_), (last, ended, size, files) = part[0], part[-1]
+        (first, began, *_), (last, ended, own, files, handles) = part[0], part[-1]
         rate = (last - first) / (ended - began)
-        rows.append([name, f"{first:,} to {last:,}", f"{size:.0f}", f"{files}", f"{rate:.0f}"])
-    print(table(["", "updates", "MiB", "open files", "updates per second of processor time"], rows))
+        rows.append([name, f"{first:,} to {last:,}", f"{own:.1f}", f"{files:.1f}", f"{handles}", f"{rate:.0f}"])
+    header = ["", "updates", "MiB of its own", "MiB of files", "open files", "updates per second of processor time"]
+    print(table(header, rows))
 
 
 def large_collection(folder: Path, examples: int, tasks: int) -> Path:
