@@ -126,8 +126,8 @@ class TrainConfig(Config):
     """Spread parameters, moments and copies over the processes of torchrun, for models that do not fit into one device
     (docs/several-processes.md)."""
     precision: Literal["float32", "bfloat16"] | None = None
-    """bfloat16 computes under autocast; parameters and moments stay float32. By default bfloat16 on a GPU that has it,
-    else float32."""
+    """bfloat16 computes under autocast; parameters and moments stay float32, but for weights that LoRA leaves as they
+    are (docs/performance.md). By default bfloat16 on a GPU that has it, else float32."""
     tokens_per_forward: int | None = None
     """Most tokens of one forward and backward pass, padding included; a longer prompt is a pass of its own. It bounds
     the memory of activations. By default as many as make it faster (docs/performance.md)."""

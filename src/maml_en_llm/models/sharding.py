@@ -127,6 +127,8 @@ class ShardedModel(TrainableModel):
     Raises ValueError when there is one process only.
     """
 
+    start: str
+
     def __init__(
         self,
         network: Any,

@@ -18,8 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import Trainable
 from ..hub import commit_of
+from .frozen import hold_frozen_in_bfloat16
 from .fused import Fused, fuse
-from .loading import save_model
+from .loading import load_model, save_model
 from .loss import PromptLoss
 from .processes import Processes
 
@@ -105,6 +106,8 @@ class TrainableModel:
     """A causal language model whose `parameters`, by name, are learned; `loss` is a function of them and a batch.
 
     adapter_of: of a LoRA model that is saved as an adapter, the model that it belongs to.
+    start: of a LoRA model, the folder or hub id that it came from: what does not learn is then held in bfloat16, and
+        what was learned is merged into the weights that are there.
     """
 
     fused = Fused({})
@@ -117,9 +120,12 @@ class TrainableModel:
         adapter_of: str | None = None,
         processes: Processes = Processes(),  # noqa: B008 (frozen)
         tokens_per_forward: int | None = None,
+        start: str | None = None,
     ) -> None:
-        self.network, self.tokenizer, self.adapter_of = network, tokenizer, adapter_of
+        self.network, self.tokenizer, self.adapter_of, self.start = network, tokenizer, adapter_of, start
         self.processes = processes
+        if start is not None:
+            hold_frozen_in_bfloat16(network)
         self.parameters = {name: parameter.detach() for name, parameter in trainable_parameters(network).items()}
         self.loss = PromptLoss(network, autocast, tokens_per_forward, processes)
 
@@ -168,9 +174,15 @@ class TrainableModel:
         if self.adapter_of is not None:
             save_model(Adapter(self.network, self.adapter_of), self.tokenizer, folder, files, maker)
             return
-        adapted = hasattr(self.network, "merge_and_unload")  # which takes apart what it merges, and training may go on
-        network = copy.deepcopy(self.network) if adapted else self.network
-        save_model(merge_trained(network), self.tokenizer, folder, files, maker)
+        save_model(merge_trained(self._to_merge()), self.tokenizer, folder, files, maker)
+
+    def _to_merge(self) -> Any:
+        """The network, or one like it if merging takes it apart: training may go on."""
+        if self.start is not None:
+            network = choose_trainable(load_model(self.start), "lora", self.network.peft_config["default"].r)
+            network.load_state_dict(self.apart(self.parameters), strict=False)
+            return network
+        return copy.deepcopy(self.network) if hasattr(self.network, "merge_and_unload") else self.network
 
 
 @dataclass

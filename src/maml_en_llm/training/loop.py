@@ -98,7 +98,8 @@ def trainable_model(
         start, tokens = config.pinned_model, config.tokens_per_forward
         return ShardedModel(network, tokenizer, autocast, processes, device, start, tokens)
     adapter_of = config.pinned_model if config.keep_adapter else None
-    return TrainableModel(network, tokenizer, autocast, adapter_of, processes, config.tokens_per_forward)
+    base = config.pinned_model if autocast and config.trainable == "lora" else None
+    return TrainableModel(network, tokenizer, autocast, adapter_of, processes, config.tokens_per_forward, base)
 
 
 def check_context(model: torch.nn.Module, max_tokens: int, name: str) -> None:
