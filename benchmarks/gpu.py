@@ -4,9 +4,10 @@
     python benchmarks/gpu.py --output DIR --tiny   # every part in seconds, on a CPU too: is it in working order?
     python benchmarks/gpu.py --output DIR --parts throughput memory
 
-Parts do not need each other. gpu.json is replaced whole after each; a part that failed is there with its error, and is
-tried again by the next call. Models are GPT-2 Small and Medium by shape, with random weights, since speed does not
-depend on what they have learned; prompts are 1,024 random tokens with an answer of 8, one in a batch.
+Parts do not need each other. gpu.json is replaced whole after each; a part that failed is there with its error, the
+rest is done by a process that knows nothing of it, and the next call tries it again. Models are GPT-2 Small and Medium
+by shape, with random weights, since speed does not depend on what they have learned; prompts are 1,024 random tokens
+with an answer of 8, one in a batch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import contextlib
 import gc
 import importlib.util
 import json
+import os
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -57,6 +60,7 @@ from maml_en_llm.training.record import code_version, forget_peak, hardware, pea
 PAPER_BATCHES = 50_000
 PEAK_TFLOPS = {  # dense, of (bfloat16, float32 without TF32), by a part of the GPU's name
     "H200": (989.0, 67.0),
+    "H100 PCIe": (756.0, 51.0),
     "H100": (989.0, 67.0),
     "A100": (312.0, 19.5),
     "L40S": (362.0, 91.6),
@@ -170,73 +174,81 @@ def ideal_seconds(setting: Setting, size: Size, config: Any) -> float | None:
         return None
     low = peak[0] if config.precision == "bfloat16" else peak[1]
     batches = config.batches_per_update
-    seconds = batches * size.flops / low / 1e12
+    in_low, in_float32 = float(batches), 0.0  # gradients
     if config.name == "maml-en-llm" and config.order == "second":
         # A product of the Hessian and a vector is one more gradient by a difference, two by a central one, and takes as
-        # long as two if it is exact; all in float32.
-        products = {"difference": 1, "central": 2, "exact": 2}[config.chosen_curvature]
-        seconds += products * batches / 2 * size.flops / peak[1] / 1e12
-    return seconds
+        # long as two if it is exact; all in float32, with exact curvature the support gradients too.
+        in_float32 = {"difference": 1, "central": 2, "exact": 3}[config.chosen_curvature] * batches / 2
+        in_low -= batches / 2 if config.chosen_curvature == "exact" else 0
+    return (in_low / low + in_float32 / peak[1]) * size.flops / 1e12
+
+
+def tried(about: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A row; of what does not fit into memory one that says so, so that others are measured all the same.
+
+    What `measure` makes is gone when it is done, and the next row finds the memory empty.
+    """
+    clean()
+    try:
+        return about | measure()
+    except torch.OutOfMemoryError:
+        return about | {"note": "out of memory"}
 
 
 def throughput(setting: Setting) -> list[dict[str, Any]]:
     """Time, use of the GPU and memory of an update."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, size in setting.sizes.items():
         of_metaicl: dict[str, float] = {}
         for kind in KINDS:
-            forget_peak(setting.device)
-            update, learner = setting.updates_of(size, kind)
-            config, seconds = learner.method, setting.seconds_of(update)
-            a_batch = seconds / config.batches_per_update
-            of_metaicl.setdefault(config.precision, a_batch)
-            ideal = ideal_seconds(setting, size, config)
-            rows.append(
-                {
-                    "model": name,
-                    "training": kind,
-                    "precision": config.precision,
-                    "ms a batch": 1e3 * a_batch,
-                    "tokens a second": size.tokens / a_batch,
-                    "ratio to MetaICL": a_batch / of_metaicl[config.precision],
-                    "FLOPs utilization": None if ideal is None else ideal / seconds,
-                    "hours for 50,000 batches": a_batch * PAPER_BATCHES / 3600,
-                    "peak GiB": peak_memory(setting.device) / 2**30,
-                }
-            )
-            del update, learner
-            clean()
+            about = {"model": name, "training": kind}
+            rows.append(tried(about, partial(speed_of_updates, setting, size, kind, of_metaicl)))
     return rows
+
+
+def speed_of_updates(setting: Setting, size: Size, kind: str, of_metaicl: dict[str, float]) -> dict[str, Any]:
+    """of_metaicl: seconds a batch of MetaICL by precision, which MetaICL fills in."""
+    forget_peak(setting.device)
+    update, learner = setting.updates_of(size, kind)
+    config, seconds = learner.method, setting.seconds_of(update)
+    a_batch = seconds / config.batches_per_update
+    if config.name == "metaicl":
+        of_metaicl[config.precision] = a_batch
+    base, ideal = of_metaicl.get(config.precision), ideal_seconds(setting, size, config)
+    return {
+        "precision": config.precision,
+        "ms a batch": 1e3 * a_batch,
+        "tokens a second": size.tokens / a_batch,
+        "ratio to MetaICL": None if base is None else a_batch / base,
+        "FLOPs utilization": None if ideal is None else ideal / seconds,
+        "hours for 50,000 batches": a_batch * PAPER_BATCHES / 3600,
+        "peak GiB": peak_memory(setting.device) / 2**30,
+    }
 
 
 def memory(setting: Setting) -> list[dict[str, Any]]:
     """Peak memory of two updates by copies and inner steps."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     shapes = [(1, 1, "keep", False), (8, 1, "keep", False), (1, 4, "keep", False), (1, 4, "recompute", False)]
     for name, size in setting.sizes.items():
         for n, k, trajectory, recompute in [*shapes, (1, 1, "keep", True)]:
-            clean()
-            forget_peak(setting.device)
+            about = {"model": name, "n": n, "k": k, "trajectory": trajectory}
             changes = {"copies": n, "inner_steps": k} | ({"trajectory": trajectory} if k > 1 else {})
-            network = size.model(setting.device)
-            if recompute:
-                recompute_activations(network)
-            update, _ = setting.updates_of(size, "MAML-2-1", network=network, **changes)
-            for _ in range(1 if setting.tiny else 2):
-                update()
-            setting.wait()
-            rows.append(
-                {
-                    "model": name,
-                    "n": n,
-                    "k": k,
-                    "trajectory": trajectory,
-                    "activations": "recomputed" if recompute else "",
-                }
-                | {"peak GiB": peak_memory(setting.device) / 2**30}
-            )
-            del update, network
+            about |= {"activations": "recomputed" if recompute else ""}
+            rows.append(tried(about, partial(peak_of_updates, setting, size, recompute, changes)))
     return rows
+
+
+def peak_of_updates(setting: Setting, size: Size, recompute: bool, changes: dict[str, Any]) -> dict[str, Any]:
+    forget_peak(setting.device)
+    network = size.model(setting.device)
+    if recompute:
+        recompute_activations(network)
+    update, _ = setting.updates_of(size, "MAML-2-1", network=network, **changes)
+    for _ in range(1 if setting.tiny else 2):
+        update()
+    setting.wait()
+    return {"peak GiB": peak_memory(setting.device) / 2**30}
 
 
 def torchopt(setting: Setting) -> list[dict[str, Any]]:
@@ -245,25 +257,26 @@ def torchopt(setting: Setting) -> list[dict[str, Any]]:
     ways |= {"unrolled": torchopt_benchmark.unrolled}
     if importlib.util.find_spec("torchopt") is not None:
         ways["torchopt"] = torchopt_benchmark.torchopt_update
-    rows = []
-    for way, make in ways.items():
-        clean()
-        forget_peak(setting.device)
-        size = setting.smallest
-        model = size.model(setting.device)
-        parameters = {name: p.detach() for name, p in trainable_parameters(model).items()}
-        update = make(torchopt_benchmark.Case(way), PromptLoss(model), parameters, [size.batch(n) for n in range(2)])
-        seconds = setting.seconds_of(update)
-        rows.append({"way": way, "ms an update": 1e3 * seconds, "peak GiB": peak_memory(setting.device) / 2**30})
-        del update, parameters, model
+    rows = [tried({"way": way}, partial(speed_of_way, setting, way, make)) for way, make in ways.items()]
     if "torchopt" not in ways:
-        rows.append({"way": "torchopt", "ms an update": None, "peak GiB": None, "note": "not installed"})
+        rows.append({"way": "torchopt", "note": "not installed"})
     return rows
 
 
+def speed_of_way(setting: Setting, way: str, make: Callable[..., Any]) -> dict[str, Any]:
+    forget_peak(setting.device)
+    size = setting.smallest
+    model = size.model(setting.device)
+    parameters = {name: p.detach() for name, p in trainable_parameters(model).items()}
+    update = make(torchopt_benchmark.Case(way), PromptLoss(model), parameters, [size.batch(n) for n in range(2)])
+    seconds = setting.seconds_of(update)
+    return {"ms an update": 1e3 * seconds, "peak GiB": peak_memory(setting.device) / 2**30}
+
+
 def evaluation(setting: Setting) -> list[dict[str, Any]]:
-    """Examples a second that are scored, of four options each, behind 16 demonstrations."""
-    rows = []
+    """Examples a second that are scored, of four options each, behind 16 demonstrations, by weights and by the tokens
+    that share a pass (None: as many as by default)."""
+    rows: list[dict[str, Any]] = []
     for name, size in setting.sizes.items():
         generator = torch.Generator().manual_seed(0)
 
@@ -276,14 +289,18 @@ def evaluation(setting: Setting) -> list[dict[str, Any]]:
             question = ids(asked)
             targets.append([EncodedTarget(question, ids(2)) for _ in range(4)])
         for precision in (torch.float32, torch.bfloat16):
-            model = size.model(setting.device).to(precision)
-            scorer = Scorer(model)
-            seconds = setting.seconds_of(partial(scorer.score, prefix, targets), warm_up=1)
-            rows.append(
-                {"model": name, "weights": str(precision).removeprefix("torch."), "packed": scorer.packing}
-                | {"examples a second": examples / seconds}
-            )
+            for tokens in (None, 1024, 4096):
+                about = {"model": name, "weights": str(precision).removeprefix("torch."), "tokens": tokens or "default"}
+                rows.append(tried(about, partial(speed_of_scores, setting, size, precision, tokens, prefix, targets)))
     return rows
+
+
+def speed_of_scores(
+    setting: Setting, size: Size, precision: torch.dtype, tokens: int | None, prefix: list[int], targets: list[Any]
+) -> dict[str, Any]:
+    scorer = Scorer(size.model(setting.device).to(precision), tokens)
+    seconds = setting.seconds_of(partial(scorer.score, prefix, targets), warm_up=1)
+    return {"packed": scorer.packing, "examples a second": len(targets) / seconds}
 
 
 def errors(setting: Setting) -> list[dict[str, Any]]:
@@ -334,26 +351,26 @@ def groups(setting: Setting) -> list[dict[str, Any]]:
     batches = {f"{count} prompts of {low} to {high} tokens": size.batch_of(lengths)}
     batches[f"{count} prompts of {high} tokens"] = size.batch_of([high] * count)
     autocast = torch.bfloat16 if precision_of(setting.device) == "bfloat16" else None
-    rows = []
+    budgets: dict[str, int | None] = {"one by one": 1, "padded, as by default": None}
+    budgets |= {f"padded, at most {n:,} tokens": n for n in (4096, 65_536)}
+    rows: list[dict[str, Any]] = []
     for name, batch in batches.items():
-        model = size.model(setting.device)
-        parameters = {n: p.detach() for n, p in trainable_parameters(model).items()}
-        losses = {f"padded, at most {n:,} tokens": PromptLoss(model, autocast, n) for n in (4096, 65_536)}
-        losses = {
-            "one by one": PromptLoss(model, autocast, 1),
-            "padded, as by default": PromptLoss(model, autocast),
-        } | losses
-        losses["packed in one row"] = PackedLoss(model, autocast)
-        for way, loss in losses.items():
-            clean()
-            forget_peak(setting.device)
-            value, _ = value_and_gradient(loss, parameters, batch)
-            seconds = setting.seconds_of(partial(value_and_gradient, loss, parameters, batch))
-            rows.append(
-                {"batch": name, "passes": way, "loss": float(value), "ms a gradient": 1e3 * seconds}
-                | {"peak GiB": peak_memory(setting.device) / 2**30}
-            )
+        for way, tokens in budgets.items():
+            make: Callable[[Any], PromptLoss] = partial(PromptLoss, autocast=autocast, tokens_per_forward=tokens)
+            rows.append(tried({"batch": name, "passes": way}, partial(speed_of_gradient, setting, make, batch)))
+        make = partial(PackedLoss, autocast=autocast)
+        rows.append(tried({"batch": name, "passes": "packed"}, partial(speed_of_gradient, setting, make, batch)))
     return rows
+
+
+def speed_of_gradient(setting: Setting, make: Callable[[Any], PromptLoss], batch: Batch) -> dict[str, Any]:
+    forget_peak(setting.device)
+    model = setting.smallest.model(setting.device)
+    loss, parameters = make(model), {name: p.detach() for name, p in trainable_parameters(model).items()}
+    value, _ = value_and_gradient(loss, parameters, batch)
+    seconds = setting.seconds_of(partial(value_and_gradient, loss, parameters, batch))
+    found = {"loss": float(value), "ms a gradient": 1e3 * seconds}
+    return found | {"peak GiB": peak_memory(setting.device) / 2**30}
 
 
 class PackedLoss(PromptLoss):
@@ -382,43 +399,47 @@ class PackedLoss(PromptLoss):
 
 def compiled(setting: Setting) -> list[dict[str, Any]]:
     """Time of an update with and without torch.compile of the transformer blocks."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for kind in ("MetaICL", "MAML-2-1"):
         for backend in (None, "eager" if setting.tiny else "inductor"):
-            torch._dynamo.reset()
-            clean()
-            network = setting.smallest.model(setting.device)
-            for block in network.transformer.h if backend else ():
-                block.compile(backend=backend)
-            started = time.perf_counter()
-            update, _ = setting.updates_of(setting.smallest, kind, network=network)
-            update()
-            setting.wait()
-            first = time.perf_counter() - started
-            rows.append(
-                {"training": kind, "torch.compile": backend or "off", "s for the first update": first}
-                | {"ms an update": 1e3 * setting.seconds_of(update)}
-            )
-            del update, network
+            about = {"training": kind, "torch.compile": backend or "off"}
+            rows.append(tried(about, partial(speed_of_compiled, setting, kind, backend)))
     return rows
+
+
+def speed_of_compiled(setting: Setting, kind: str, backend: str | None) -> dict[str, Any]:
+    torch._dynamo.reset()
+    network = setting.smallest.model(setting.device)
+    for block in network.transformer.h if backend else ():
+        block.compile(backend=backend)
+    started = time.perf_counter()
+    update, _ = setting.updates_of(setting.smallest, kind, network=network)
+    update()
+    setting.wait()
+    first = time.perf_counter() - started
+    return {"s for the first update": first, "ms an update": 1e3 * setting.seconds_of(update)}
 
 
 def launches(setting: Setting) -> list[dict[str, Any]]:
     """What an update asks of the device, with parameters one by one and numbers read as on a CPU, and in long tensors
-    without. kernels: operations that compute, counted on tensors without memory, for which no GPU is needed. Of the
+    without. kernels: operations that compute, counted in float32 on tensors without memory, for which no GPU is needed;
+    the profiler sees the device's own precision, in which MAML-2-1 takes a product from two gradients. Of the
     numbers that the profiler sees read on a CPU, those in the second row have another way on a GPU."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, size in setting.sizes.items():
         for kind in ("MetaICL", "MAML-2-1", "FOMAML-2-1"):
             for after in (False, True):
-                row = {"model": name, "training": kind, "parameters": "in long tensors" if after else "one by one"}
-                with as_on_a_gpu(after):
-                    row["kernels"] = operations(size, kind)
-                    if setting.tiny or setting.device.type == "cuda":
-                        row |= profiled(setting, size, kind)
-                rows.append(row)
-                clean()
+                about = {"model": name, "training": kind, "parameters": "in long tensors" if after else "one by one"}
+                rows.append(tried(about, partial(asked_of_the_device, setting, size, kind, after)))
     return rows
+
+
+def asked_of_the_device(setting: Setting, size: Size, kind: str, after: bool) -> dict[str, Any]:
+    with as_on_a_gpu(after):
+        found: dict[str, Any] = {"kernels": operations(size, kind)}
+        if setting.tiny or setting.device.type == "cuda":
+            found |= profiled(setting, size, kind)
+    return found
 
 
 def operations(size: Size, kind: str) -> int:
@@ -539,20 +560,21 @@ def main(words: list[str] | None = None) -> None:
         if record["machine"] != machine:
             raise SystemExit(f"{file} was measured on {record['machine']}, not on {machine}; choose another --output")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for name in arguments.parts:
+    for number, name in enumerate(arguments.parts, start=1):
         if "rows" in record["parts"].get(name, {}):
             continue
         started, found = time.perf_counter(), {}
         try:
             found["rows"] = PARTS[name](setting)
-        except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:  # other parts can do without it
-            found["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        clean()
+        except Exception as error:  # other parts can do without it
+            found["error"] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         found |= {"seconds": round(time.perf_counter() - started, 1), "code": code_version()}
         record["parts"][name] = found
         write_text(file, json.dumps(record, indent=1))
         write_text(arguments.output / "gpu.md", page(record))
         print(f"{name}: {found['seconds']} s {found.get('error', '')}", flush=True)
+        if "error" in found and (rest := arguments.parts[number:]):  # an error of CUDA would fail whatever comes next
+            os.execv(sys.executable, [sys.executable, *sys.argv, "--parts", *rest])
 
 
 if __name__ == "__main__":

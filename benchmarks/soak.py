@@ -1,6 +1,6 @@
 """Long runs, large data and processes that are killed.
 
-    python benchmarks/soak.py updates   # 10,000 updates of a tiny model: memory, open files and rate on the way
+    python benchmarks/soak.py updates   # 10,000 updates of a tiny model: memory, open files and rate on the way; twice
     python benchmarks/soak.py start     # first and second start on 10 million examples in 100 tasks
     python benchmarks/soak.py killed    # 4 processes on one `reproduce` table of 100 rows, 20 of them killed at random
 
@@ -48,17 +48,16 @@ def starter_collection(folder: Path) -> Path:
 
 
 def updates(folder: Path, count: int) -> None:
-    """Watches a run of MAML-2-1, which finds an empty cache, from outside."""
-    for old in (folder / "soak", folder / "cache"):
-        shutil.rmtree(old, ignore_errors=True)
+    """Watches a run of MAML-2-1 from outside; the first in a folder finds no kept token ids, the second all."""
+    shutil.rmtree(folder / "soak", ignore_errors=True)
     words = ["--collection", starter_collection(folder / "starter"), "--setting", "starter"]
     words += ["--model", tiny_model(folder / "model"), "--output", folder / "soak", "--batches", 2 * count]
     words += ["--max-tokens", 64, "--max-tokens-per-example", 32, "--demonstrations", 2]
     words += ["--log-every", max(1, count // 200), "--checkpoint-every", count // 5]
     environment = os.environ | {"MAML_EN_LLM_CACHE": str(folder / "cache")}
     child = psutil.Popen([*COMMAND, "train", *map(str, words)], env=environment, stdout=subprocess.DEVNULL)
-    # updates, processor seconds, MiB that are its own, MiB of files' pages, open files
-    seen: list[tuple[int, float, float, float, int]] = []
+    # updates, processor seconds, MiB that are its own, MiB of files' pages, open files, tasks with kept token ids
+    seen: list[tuple[int, float, float, float, int, int]] = []
     while child.poll() is None:
         time.sleep(0.2)
         try:
@@ -67,7 +66,8 @@ def updates(folder: Path, count: int) -> None:
             times, memory = child.cpu_times(), child.memory_info()
             own, files = (memory.rss - memory.shared) / 2**20, memory.shared / 2**20
             if done and (not seen or done > seen[-1][0]):
-                seen.append((done, times.user + times.system, own, files, child.num_fds()))
+                kept = len(list((folder / "cache" / "tokens").glob("*.arrow")))
+                seen.append((done, times.user + times.system, own, files, child.num_fds(), kept))
         except (OSError, ValueError, psutil.Error):
             continue
     if child.returncode:
@@ -75,11 +75,12 @@ def updates(folder: Path, count: int) -> None:
     rows = []
     for name, low, high in (("start", 0.02, 0.2), ("middle", 0.4, 0.6), ("end", 0.8, 1.0)):
         part = [point for point in seen if low * count <= point[0] <= high * count]
-        (first, began, *_), (last, ended, own, files, handles) = part[0], part[-1]
+        (first, began, *_), (last, ended, own, files, handles, kept) = part[0], part[-1]
         rate = (last - first) / (ended - began)
-        rows.append([name, f"{first:,} to {last:,}", f"{own:.1f}", f"{files:.1f}", f"{handles}", f"{rate:.0f}"])
-    header = ["", "updates", "MiB of its own", "MiB of files", "open files", "updates per second of processor time"]
-    print(table(header, rows))
+        row = [name, f"{first:,} to {last:,}", f"{kept}", f"{own:.1f}", f"{files:.1f}", f"{handles}", f"{rate:.0f}"]
+        rows.append(row)
+    header = ["", "updates", "tasks with kept token ids", "MiB of its own", "MiB of files", "open files"]
+    print(table([*header, "updates per second of processor time"], rows))
 
 
 def large_collection(folder: Path, examples: int, tasks: int) -> Path:
@@ -165,16 +166,17 @@ def killed(folder: Path, processes: int, kills: int, rows: int) -> None:
         return sorted(path for path in output.glob("table3a/results/*/*.json"))
 
     generator, began, done = random.Random(0), time.monotonic(), 0
+    due = sorted(generator.sample(range(rows - processes), kills))  # rows that are finished before each kill
     with (folder / "killed.log").open("wb") as log:
         running = [begin(output, seeds) for _ in range(processes)]
         at_kill: list[int] = []
         try:
             while done < kills and len(made()) < rows:
-                time.sleep(generator.uniform(1, 6))
+                time.sleep(generator.uniform(0.1, 1))
                 running = [begin(output, seeds) if child.poll() is not None else child for child in running]
                 owners = [read_json(path).get("pid") for path in (output / "table3a" / "results").rglob("*.lock")]
                 working = [place for place, child in enumerate(running) if child.pid in owners]  # not those that start
-                if working:
+                if working and len(made()) >= due[done]:
                     place = generator.choice(working)
                     running[place].kill()
                     running[place].wait()

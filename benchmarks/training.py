@@ -205,7 +205,7 @@ def start(examples: int, tasks: int) -> None:
                 for line in itertools.islice(lines, examples // tasks):
                     file.write(json.dumps(json.loads(line) | {"task": task}) + "\n")
         (folder / "settings").mkdir()
-        setting = {"train": names, "test": names[:1], "unseen_domain_test": []}
+        setting = {"train": names, "test": [], "unseen_domain_test": []}
         (folder / "settings" / "all.json").write_text(json.dumps(setting))
         save_model(make_model(), open_tokenizer(collection), folder / "model")
         size = sum(path.stat().st_size for path in (folder / "data").rglob("*.jsonl"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
@@ -45,3 +47,37 @@ def test_every_part_works_and_is_made_once(tmp_path: Path) -> None:
     assert "rows" in again.pop("evaluation")
     assert "rows" in again.pop("errors")
     assert again == {name: part for name, part in parts.items() if name in again}
+
+
+def test_what_fails_keeps_nothing_else_from_being_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    gpu = importlib.import_module("gpu")
+
+    def full() -> dict[str, Any]:
+        raise torch.OutOfMemoryError
+
+    def good(setting: Any) -> list[dict[str, Any]]:
+        """Works."""
+        return [gpu.tried({"size": 1}, lambda: {"ms": 2.0}), gpu.tried({"size": 9}, full)]
+
+    def bad(setting: Any) -> list[dict[str, Any]]:
+        """Fails."""
+        raise AttributeError
+
+    def start_anew(path: str, words: list[str]) -> None:
+        started.append(words)
+        raise SystemExit
+
+    started: list[list[str]] = []
+    monkeypatch.setattr(gpu, "PARTS", {"one": good, "two": bad, "three": good})
+    monkeypatch.setattr(gpu.os, "execv", start_anew)
+    words = ["--tiny", "--device", "cpu", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *words])
+    with pytest.raises(SystemExit):
+        gpu.main(words)
+    assert started == [[sys.executable, "gpu.py", *words, "--parts", "three"]]
+    gpu.main(started[0][2:])
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    rows = [{"size": 1, "ms": 2.0}, {"size": 9, "note": "out of memory"}]
+    assert [parts[name].get("rows") for name in parts] == [rows, None, rows]
+    assert parts["two"]["error"] == "AttributeError: "
