@@ -1,6 +1,6 @@
 """Memory of a meta-update with `--shard`, for each of two processes against one, on a CPU.
 
-    python benchmarks/sharding.py
+    python benchmarks/sharding.py [--bfloat16]
 
 The peak of two updates of MAML-2-1 with difference curvature, less what the process holds before it makes the model.
 All give freed memory back at once, so that what counts is what is held and not how memory was cut up.
@@ -41,7 +41,7 @@ class Batches:
         return Batch(ids, torch.arange(64).expand(2, 64) >= 60)
 
 
-def measure() -> dict[str, float]:
+def measure(words: list[str]) -> dict[str, float]:
     """Of this process: bytes above the start, the parameters' bytes, and what the parameters came to."""
     torch.set_num_threads(1)
     processes = join(CPU)
@@ -50,10 +50,13 @@ def measure() -> dict[str, float]:
     start = peak_memory(CPU)
     torch.manual_seed(0)
     network: Any = GPT2LMHeadModel(GPT2Config(**SIZES, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)).eval()
-    several = processes.count > 1
-    model = ShardedModel(network, None, None, processes, CPU, "") if several else TrainableModel(network, None)
-    nowhere = Path("nowhere")
-    config = MAMLenLLM(collection=nowhere, setting="", model="m", output=nowhere, batches=8, adam_eps=1e-3, lr=1e-3)
+    several, half = processes.count > 1, torch.bfloat16 if "--bfloat16" in words else None
+    model: Any = TrainableModel(network, None, half)
+    if several:
+        model = ShardedModel(network, None, half, processes, CPU, "")
+    where: dict[str, Any] = {"collection": Path("nowhere"), "setting": "", "model": "m", "output": Path("nowhere")}
+    keys: dict[str, Any] = {"batches": 8, "adam_eps": 1e-3, "lr": 1e-3, "precision": "bfloat16" if half else "float32"}
+    config = MAMLenLLM(**where, **keys)
     learner = config.learner(model, Batches())
     for update in range(2):
         learner.update(learner.batches(update), 1.0, measure=False)
@@ -68,7 +71,7 @@ def child(count: int) -> list[dict[str, float]]:
     """What each of `count` processes measures."""
     launcher = [] if count == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    words = [sys.executable, *launcher, __file__, "measure"]
+    words = [sys.executable, *launcher, __file__, "measure", *sys.argv[1:]]
     done = subprocess.run(words, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
@@ -86,4 +89,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure()), flush=True) if sys.argv[1:] == ["measure"] else main()
+    if sys.argv[1:2] == ["measure"]:
+        print(json.dumps(measure(sys.argv[2:])) + "\n", end="", flush=True)  # one write: lines of processes stay apart
+    else:
+        main()

@@ -37,6 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "shard-metaicl": {"method": "metaicl", "accumulate": 2, "shard": True},
     "shard-difference": SHARD | {"curvature": "difference", "copies": 2},
     "shard-recompute": SHARD | {"curvature": "central", "inner_steps": 2, "trajectory": "recompute"},
+    "shard-bfloat16": SHARD | {"precision": "bfloat16", "copies": 2},
     "shard-first": SHARD | {"order": "first", "inner_steps": 2, "inner_optimizer": "sgd"},
 }
 LABELLED = [("a red robin", "bird"), ("a blue fish", "fish"), ("a big bird", "bird"), ("a small trout", "fish")]
@@ -54,13 +55,15 @@ class Batches:
 
 
 def trained(case: dict[str, Any], processes: Processes) -> Mapping[str, torch.Tensor]:
-    """What is learned, in float64, by two updates; of a sharded model in the first process alone."""
+    """What is learned by two updates, in float64 or else as `precision` says; of a sharded model in the first process
+    alone."""
     config = train_config(Path("c"), Path("m"), Path("o"), **case)
-    network = tiny_language_model("gpt2").double()
+    network = tiny_language_model("gpt2").to(torch.float32 if "precision" in case else torch.float64)
+    autocast = torch.bfloat16 if config.precision == "bfloat16" else None
     if config.shard and processes.count > 1:
-        model: TrainableModel = ShardedModel(network, None, None, processes, CPU, "")
+        model: TrainableModel = ShardedModel(network, None, autocast, processes, CPU, "")
     else:
-        model = TrainableModel(network, None, processes=processes)
+        model = TrainableModel(network, None, autocast, processes=processes)
     model.loss.tokens_per_forward = 12  # several passes for a batch, of which processes need unlike numbers
     learner = config.learner(model, Batches())
     for update in range(2):
