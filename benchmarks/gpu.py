@@ -43,6 +43,7 @@ from maml_en_llm.methods import method_type
 from maml_en_llm.models import (
     PromptLoss,
     TrainableModel,
+    choose_trainable,
     keep_freed_memory,
     load_model,
     load_tokenizer,
@@ -74,6 +75,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "MetaICL, float32": ("metaicl", {"precision": "float32"}),
     "MAML-2-1, float32": ("maml-en-llm", {"precision": "float32"}),
     "MAML-2-1, exact": ("maml-en-llm", {"curvature": "exact"}),
+    "MetaICL, LoRA": ("metaicl", {"trainable": "lora"}),
+    "MAML-2-1, LoRA": ("maml-en-llm", {"trainable": "lora"}),
 }
 
 
@@ -155,7 +158,9 @@ class Setting:
         where = {"collection": Path(), "setting": "", "model": "", "output": Path(), "device": str(self.device)}
         config = method_type(name)(**where, **keys | changes)
         autocast = torch.bfloat16 if config.precision == "bfloat16" else None
-        return config.learner(TrainableModel(network or size.model(self.device), None, autocast), size)
+        network = choose_trainable(network or size.model(self.device), config.trainable)
+        start = "nowhere" if autocast and config.trainable == "lora" else None  # as training does
+        return config.learner(TrainableModel(network, None, autocast, start=start), size)
 
     def updates_of(self, size: Size, kind: str, **changes: Any) -> tuple[Callable[[], Any], Any]:
         """A function that makes one update, and the learner."""
@@ -168,9 +173,9 @@ class Setting:
 
 
 def ideal_seconds(setting: Setting, size: Size, config: Any) -> float | None:
-    """What the gradients of one update would take at the GPU's peak; None where that is not known."""
+    """What the gradients of one update would take at the GPU's peak; None where that is not known, and for LoRA."""
     peak = next((p for name, p in PEAK_TFLOPS.items() if name in hardware(setting.device)), None)
-    if peak is None:
+    if peak is None or config.trainable != "full":
         return None
     low = peak[0] if config.precision == "bfloat16" else peak[1]
     batches = config.batches_per_update
@@ -199,22 +204,23 @@ def throughput(setting: Setting) -> list[dict[str, Any]]:
     """Time, use of the GPU and memory of an update."""
     rows: list[dict[str, Any]] = []
     for name, size in setting.sizes.items():
-        of_metaicl: dict[str, float] = {}
+        of_metaicl: dict[tuple[str, str], float] = {}
         for kind in KINDS:
             about = {"model": name, "training": kind}
             rows.append(tried(about, partial(speed_of_updates, setting, size, kind, of_metaicl)))
     return rows
 
 
-def speed_of_updates(setting: Setting, size: Size, kind: str, of_metaicl: dict[str, float]) -> dict[str, Any]:
-    """of_metaicl: seconds a batch of MetaICL by precision, which MetaICL fills in."""
+def speed_of_updates(setting: Setting, size: Size, kind: str, of_metaicl: dict[Any, float]) -> dict[str, Any]:
+    """of_metaicl: seconds a batch of MetaICL by precision and what is trained, which MetaICL fills in."""
     forget_peak(setting.device)
     update, learner = setting.updates_of(size, kind)
     config, seconds = learner.method, setting.seconds_of(update)
     a_batch = seconds / config.batches_per_update
+    alike = config.precision, config.trainable
     if config.name == "metaicl":
-        of_metaicl[config.precision] = a_batch
-    base, ideal = of_metaicl.get(config.precision), ideal_seconds(setting, size, config)
+        of_metaicl[alike] = a_batch
+    base, ideal = of_metaicl.get(alike), ideal_seconds(setting, size, config)
     return {
         "precision": config.precision,
         "ms a batch": 1e3 * a_batch,
