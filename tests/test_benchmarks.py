@@ -15,6 +15,7 @@ import torch
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
 
+@pytest.mark.slow
 def test_every_part_works_and_is_made_once(tmp_path: Path) -> None:
     def run() -> dict[str, Any]:
         words = [sys.executable, SCRIPT, "--tiny", "--device", "cpu", "--output", tmp_path]
