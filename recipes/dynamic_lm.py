@@ -1,6 +1,6 @@
 """Dynamic evaluation of a language model with learned rates and decay, on text that switches topic.
 
-    python -m recipes.dynamic_lm                     # five minutes on one core
+    python -m recipes.dynamic_lm                     # six minutes on one core
 
 A model reads texts one after the other, each first predicted and then learned in one step of SGD, and what was learned
 decays (dynamic evaluation, Krause et al., ICML 2018; theta is the model before the stream):
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from maml_en_llm.bilevel import SGD, AdamW, Groups, meta_gradient, update_all_, value_and_gradient
@@ -137,10 +138,19 @@ def measured(seed: int) -> dict[str, float]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    runs = [measured(seed) for seed in (100, 13, 21)]
+    summary([measured(seed) for seed in (100, 13, 21)])
+
+
+def summary(runs: Sequence[Mapping[str, float]]) -> None:
+    """Means over seeds, and differences between rows with t-intervals."""
     for row in runs[0]:
         means = [run[row] for run in runs]
         print(f"{row}: {statistics.mean(means):.3f}, standard deviation over seeds {statistics.stdev(means):.3f}")
+    for row, other in (("dynamic", "static"), ("learned", "static"), ("learned", "dynamic")):
+        differences = [run[row] - run[other] for run in runs]
+        mean, error = statistics.mean(differences), stats.sem(differences)
+        low, high = stats.t.interval(0.95, len(runs) - 1, mean, error)
+        print(f"{row} less {other}: {mean:+.3f} ({low:+.3f} to {high:+.3f})")
 
 
 if __name__ == "__main__":
