@@ -75,9 +75,10 @@ def warm(step: Step, parameters: Tensors) -> Moments:
 
 
 def unrolled(
-    case: Case, optimizers: dict[str, Any], moments: Moments | None, rates: Tensors
+    case: Case, optimizers: dict[str, Any], moments: Moments | None, rates: Tensors, second: bool = True
 ) -> tuple[Tensors, Tensors, Tensor]:
-    """(by parameters, by rates, query loss); optimizers: those of the inner parameters."""
+    """(by parameters, by rates, query loss); optimizers: those of the inner parameters. second: whether the gradients
+    of inner steps are differentiated."""
     theta = {name: p.clone().requires_grad_() for name, p in case.parameters.items()}
     learned = {name: rate.clone().requires_grad_() for name, rate in rates.items()}
     inner = {name: theta[name] for name in optimizers}
@@ -89,7 +90,7 @@ def unrolled(
         phi = dict(theta)
         current = zero_state(inner) if moments is None else state
         for number, batch in enumerate(support):
-            gradients = torch.autograd.grad(inner_loss(phi, batch), [phi[n] for n in inner], create_graph=True)
+            gradients = torch.autograd.grad(inner_loss(phi, batch), [phi[n] for n in inner], create_graph=second)
             for name, gradient in zip(inner, gradients, strict=True):
                 step = optimizers[name]
                 if name in learned:
@@ -189,6 +190,27 @@ def test_learned_rates(name: str, kind: str, shared: bool) -> None:
     summed = by_rate["w2"].sum(0, keepdim=True) if kind == "coordinates" else by_rate["w2"]
     assert relative_error(found.rates, {"w2": summed}) < limit_of(curvature)
     assert relative_error(found.gradients, expected) < limit_of(curvature)
+
+
+@pytest.mark.parametrize("trajectory", ["keep", "replay"])
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+@pytest.mark.parametrize("name", STEPS)
+def test_learned_rates_in_first_order(name: str, shared: bool, trajectory: Any) -> None:
+    """Inner gradients are constants, and the loss is not differentiated twice: the product would fail."""
+    case, step = make_case((2, 10)), STEPS[name]
+    inner = {n: p for n, p in case.parameters.items() if n not in case.held}
+    moments = warm(step, inner) if shared else None
+    rates = {n: 0.05 * torch.rand(10, dtype=torch.float64) + 0.01 for n in inner}
+    expected, by_rate, _ = unrolled(case, dict.fromkeys(inner, step), moments, rates, second=False)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("maml_en_llm.bilevel.exploration.PRODUCTS", {})
+        found = meta_gradient(
+            inner_loss, case.parameters, case.support, case.query, step, moments, "first", held=case.held,
+            query_loss=outer_loss, rates=rates, trajectory=trajectory,
+        )  # fmt: skip
+    assert found.rates is not None
+    assert relative_error(found.rates, by_rate) < 1e-8
+    assert relative_error(found.gradients, expected) < 1e-8
 
 
 @pytest.mark.parametrize("curvature", ["exact", "difference"])

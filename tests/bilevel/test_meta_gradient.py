@@ -489,7 +489,6 @@ cases = {
     "rates has 'v'": dict(rates={"v": w}),
     "no tensor of floats": dict(rates={"w": 0.1}),
     "must be a number, or have 1 steps": dict(rates={"w": torch.ones(3, 4)}),
-    "learned rates need": dict(rates={"w": w}, order="first"),
 }
 for sentence, wrong in cases.items():
     try:

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ import torch
 import maml_en_llm
 from maml_en_llm import cli
 from maml_en_llm.experiments import inner_loops
-from maml_en_llm.experiments.inner_loops import ROWS, Training, draw, errors, lowest, rate
+from maml_en_llm.experiments.inner_loops import ROWS, Training, draw, errors, lowest, over_runs, rate
 
 
 def test_a_step_moves_what_its_method_moves_at_the_rate_that_it_learned() -> None:
@@ -63,6 +66,19 @@ def test_p046_the_search_is_the_minimum_of_the_grid() -> None:
     assert lowest({1e-3: None, 1e-2: 5.0}) == 1e-2
 
 
+def test_x01_the_interval_is_over_waves_and_runs() -> None:
+    """Of two runs without spread over waves, 1 and 3: means of two draws, deviations widened by sqrt(2)."""
+    assert over_runs([[1.0] * 50, [3.0] * 50]) == ("2.00 (0.59 to 3.41)", pytest.approx(2**0.5))
+    waves = torch.rand(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    text, spread = over_runs([waves.tolist()] * 3)
+    error = 1.96 * float(waves.std()) / 20
+    expected = [float(waves.mean()) + sign * error for sign in (0, -1, 1)]
+    assert [float(word) for word in re.findall(r"[\d.]+", text)] == pytest.approx(expected, abs=0.011)
+    assert spread == pytest.approx(0, abs=1e-12)
+    assert over_runs([waves.tolist()]) == (text, None)
+    assert over_runs([[1.0, math.inf]]) == ("diverges", None)
+
+
 def run(*words: str) -> str:
     """The standard output of the verb, in a process of its own: waves are no batches of prompts, which types are
     checked for in this one."""
@@ -72,10 +88,24 @@ def run(*words: str) -> str:
 
 
 def test_the_verb_does_what_is_not_done_and_reports_all(tmp_path: Path) -> None:
-    words = ["--output", str(tmp_path), "--batches", "500", "--shots", "5", "--waves", "20", "--rows", "MAML"]
+    words = [
+        "--training-seeds",
+        "100",
+        "13",
+        "--output",
+        str(tmp_path),
+        "--batches",
+        "500",
+        "--shots",
+        "5",
+        "--waves",
+        "20",
+        "--rows",
+        "MAML",
+    ]
     run(*words)
     of_maml = sorted((tmp_path / "inner-loops" / "parts").iterdir())
-    assert len(of_maml) == 5  # four learning rates, then the best
+    assert len(of_maml) == 6  # four learning rates, then the best with each seed
     before = [path.stat().st_mtime_ns for path in of_maml]
     page = tmp_path / "inner-loops" / "report" / "report.html"
     assert run(*words, "FOMAML").splitlines()[-1] == str(page)
@@ -87,8 +117,9 @@ def test_the_verb_does_what_is_not_done_and_reports_all(tmp_path: Path) -> None:
     tries = {record["about"]["lr"]: record["found"]["error"] for record in records if "error" in record["found"]}
     assert len(tries) == 4
     assert float(maml["lr"]) == min(tries, key=lambda lr: float(tries[lr]))
-    for row in (maml, fomaml):
-        assert float(row["1 step"].split()[0]) < float(row["before"].split()[0])
+    runs = [record["found"]["errors"]["1"] for record in records if "errors" in record["found"]]
+    assert float(maml["SD, 1 step"]) == pytest.approx(abs(mean(runs[0]) - mean(runs[1])) / 2**0.5)
+    assert maml["1 step"].startswith(f"{(mean(runs[0]) + mean(runs[1])) / 2:.2f} (")
     assert float(fomaml["KiB"]) < float(maml["KiB"])  # no graph of the support gradient
 
 
@@ -98,6 +129,7 @@ def test_the_verb_does_what_is_not_done_and_reports_all(tmp_path: Path) -> None:
         (["--rows", "MAMA"], "inner-loops has no row 'MAMA'; its rows are MAML, FOMAML"),
         (["--batches", "10"], "batches is 10; it must be at least"),
         (["--shots", "0"], "shots is 0"),
+        (["--training-seeds", "-1"], "training_seeds must be one or more numbers of at least 0"),
         (["--setting", "starter"], "--setting"),
     ],
 )

@@ -26,24 +26,30 @@ def learner_of(parameters: dict[str, Tensor], method: str = "maml-plus-plus", **
     return config.learner(OnTensors(network_loss, parameters), NoBatches())
 
 
-@pytest.mark.parametrize("outer", [SGD(0.1), AdamW(0.01)])
-def test_x01_updates_equal_autograd_by_parameters_and_rates_of_each_step(outer: SGD | AdamW) -> None:
-    """Four meta-updates of n = 2 copies with k = 3 steps, while the weights are annealed over three, in float64."""
+@pytest.mark.parametrize(("outer", "first_order"), [(SGD(0.1), 0), (AdamW(0.01), 0), (SGD(0.1), 2), (AdamW(0.01), 4)])
+def test_x01_updates_equal_autograd_by_parameters_and_rates_of_each_step(outer: SGD | AdamW, first_order: int) -> None:
+    """Four meta-updates of n = 2 copies with k = 3 steps, while the weights are annealed over three, in float64. In the
+    first ones of `first_order` autograd takes inner gradients as constants."""
     generator = torch.Generator().manual_seed(0)
     parameters = start(generator)
     optimizer = "sgd" if isinstance(outer, SGD) else "adamw"
-    learner = learner_of(parameters, optimizer=optimizer, lr=outer.lr, rates_lr=outer.lr, annealing=3)
+    learner = learner_of(
+        parameters, optimizer=optimizer, lr=outer.lr, rates_lr=outer.lr, annealing=3, first_order_updates=first_order
+    )
     rates = {f"rate.{n}": torch.full((3,), 0.3, dtype=torch.float64) for n in parameters}
     learned = detached(parameters) | rates
     state = zero_state(learned)
-    for weights in ([1 / 3, 1 / 3, 1 / 3], [2 / 9, 2 / 9, 5 / 9], [1 / 9, 1 / 9, 7 / 9], [0.01, 0.01, 0.98]):
+    of_updates = [1 / 3, 1 / 3, 1 / 3], [2 / 9, 2 / 9, 5 / 9], [1 / 9, 1 / 9, 7 / 9], [0.01, 0.01, 0.98]
+    for update, weights in enumerate(of_updates):
         batches = [random_batch(generator, prompts=4) for _ in range(12)]
         leaves = {name: tensor.clone().requires_grad_() for name, tensor in learned.items()}
         value = torch.zeros((), dtype=torch.float64)
         for copy in (batches[:6], batches[6:]):
             phi = {name: leaves[name] for name in parameters}
             for j, batch in enumerate(copy[:3]):
-                gradients = torch.autograd.grad(network_loss(phi, batch), list(phi.values()), create_graph=True)
+                gradients = torch.autograd.grad(
+                    network_loss(phi, batch), list(phi.values()), create_graph=update >= first_order
+                )
                 phi = {n: p - leaves[f"rate.{n}"][j] * g for (n, p), g in zip(phi.items(), gradients, strict=True)}
                 value = value + weights[j] * torch.stack([network_loss(phi, b) for b in copy[3:]]).mean() / 2
         meta = torch.autograd.grad(value, list(leaves.values()))

@@ -82,15 +82,13 @@ def check_state(state: Any, inner: Mapping[str, Tensor], step: Step) -> None:
 
 
 def check_rates(
-    rates: Any, inner: Mapping[str, Tensor], step: Step, state: Moments | None, steps: int, order: str
+    rates: Any, inner: Mapping[str, Tensor], step: Step, state: Moments | None, steps: int
 ) -> dict[str, dict[str, Tensor]]:
     """The learned numbers by parameter and name: a rate alone is a dict of `lr`."""
     if rates is None:
         return {}
     if not isinstance(rates, Mapping):
         raise ValueError("rates must be a dict of float tensors by the names of parameters")
-    if order != "second":
-        raise ValueError('learned rates need order="second"')
     options: dict[str, dict[str, Tensor]] = {}
     for name, rate in rates.items():
         own = step.of(name) if name in inner else None

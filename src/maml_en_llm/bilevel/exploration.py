@@ -80,11 +80,14 @@ class Problem:
         self.held = {n: p for n, p in self.all.items() if n in self.names_held or self.step.of(n) is None}
         self.inner = {name: p for name, p in self.all.items() if name not in self.held}
         check_state(self.state, self.inner, self.step)
-        self.options = check_rates(self.rates, self.inner, self.step, self.state, self.most_steps, self.order)
+        self.options = check_rates(self.rates, self.inner, self.step, self.state, self.most_steps)
         self.by_formula = bool(self.options) or not self.step.closed_form
         if self.by_formula and self.trajectory == "recompute":
             raise ValueError('learned or own optimizers cannot undo a step; use trajectory="keep" or "replay"')
         self.second = self.order == "second"
+        self.goes_back = self.second or bool(self.options)
+        if not self.second:
+            self.curvature = "central"  # unused, but so a step keeps its gradient alone, without a graph
         self.support_losses: list[Tensor] = []
         self.query_losses: list[Tensor] = []
         self.total: Tensors = {}
@@ -150,7 +153,7 @@ class Problem:
         self.coordinates += adjoint.numel()
         if steep is not None:
             self.steep.append(steep)
-        if self.mapping is not None:
+        if self.mapping is not None and self.second:
             leaves = {n: p.detach().requires_grad_() for n, p in self.held.items()}
             gradient = point.gradient[name].detach().requires_grad_()
             with torch.enable_grad():
@@ -269,9 +272,9 @@ class Copy:
         self.passed: Passed | None = None
         several = len(support) > 1
         learns_initial = any(kind in options for options in problem.options.values() for kind in INITIAL)
-        self.earlier = problem.step.init(problem.inner) if problem.second and (several or learns_initial) else None
+        self.earlier = problem.step.init(problem.inner) if problem.goes_back and (several or learns_initial) else None
         self.undo = problem.trajectory == "recompute" and several and problem.second
-        if not problem.second:
+        if not problem.goes_back:
             self.steps: Iterator[Passed] = self._forgotten()
         elif self.undo:
             self.steps = self._undone()
@@ -293,7 +296,7 @@ class Copy:
         """
         problem, after = self.problem, dict(self.problem.held)
         if not again:
-            self.random_states.append(random_state() if problem.second else ())
+            self.random_states.append(random_state() if problem.goes_back else ())
         point = Point(before, self.support[number], random_state=self.random_states[number])
         moments.step += 1
 
@@ -316,7 +319,7 @@ class Copy:
         return point, after
 
     def _forgotten(self) -> Iterator[Passed]:
-        """First order: no step to go back through."""
+        """First order, and no numbers that are learned: no step to go back through."""
         parameters = self.problem.all
         for number in range(len(self.support)):
             _, parameters = self._take(number, parameters, self.moments, overwrite=number > 0, keep=False)
@@ -399,7 +402,8 @@ class Copy:
                 for name in problem.inner:
                     self._pull_back(name)
             direction, self.direction = self.direction, {}
-            problem.product(point, direction, partial(self._add, number == 0))
+            if problem.second:
+                problem.product(point, direction, partial(self._add, number == 0))
             for name, u in direction.items():
                 problem.give_back(name, u)
             self.passed = next(self.steps, None)

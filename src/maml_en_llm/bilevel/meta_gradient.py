@@ -82,7 +82,8 @@ def meta_gradient(
         its query batches. Copies may differ in the numbers of both.
     step: the inner optimizer. state: moments shared with the outer optimizer, which flow through all inner steps
         (constants for the first step of a copy); None lets every copy start from zero moments.
-    order: `second` is exact; `first` takes the adapted parameters as if they did not depend on the initial ones.
+    order: `second` is exact; `first` takes the adapted parameters as if they did not depend on the initial ones. With
+        learned rates, gradients that inner steps use are then constants.
     curvature: how Hessian-vector products are computed: `exact`, or `difference` or `central` differences of gradients,
         which work with any attention kernel and cost one gradient or two.
     held: names in `parameters` that the losses read and inner steps leave alone.

@@ -191,7 +191,7 @@ def reproduce_inner_loops(
     batches: int = 30_000,
     shots: tuple[int, ...] = (10, 5),
     waves: int = 600,
-    seed: int = 100,
+    training_seeds: tuple[int, ...] = (100, 13, 21),
 ) -> None:
     """Compare MAML, FOMAML, Reptile, ANIL, Meta-SGD, MAML++ and BMG on sine waves: what is finished stays.
 
@@ -201,11 +201,11 @@ def reproduce_inner_loops(
         batches: Training length of every row, in batches of K points.
         shots: K, points of a wave that a step learns from.
         waves: New waves that are scored.
-        seed: Of the training.
+        training_seeds: Every row is trained once with each.
     """
     from ..experiments.inner_loops import inner_loops as run
 
-    print(run(output, rows=rows, batches=batches, shots=shots, waves=waves, seed=seed))
+    print(run(output, rows=rows, batches=batches, shots=shots, waves=waves, training_seeds=training_seeds))
 
 
 def reproduce_uptake(

@@ -1,12 +1,13 @@
 """The verb `reproduce inner-loops`: methods with inner loops on sine waves (Finn et al., ICML 2017, section 5.1), all
 by their files in methods/, at equal batches.
 
-OUTPUT/inner-loops/parts/    one file a learning rate that was tried and a row that was trained: it is not done again
+OUTPUT/inner-loops/parts/    one file a learning rate that was tried and a training run of a row: it is not done again
 OUTPUT/inner-loops/report/   the report
 
 A method sees `batches` batches of K points, 2k of each of 5 new waves an update, with a k of its own: gradients are as
 many, products with the curvature and BMG's steps to its target not counted. Its learning rate is the best of four,
-each tried with a fifth of the batches on waves that are neither trained on nor reported, at the first K.
+each tried with a fifth of the batches on waves that are neither trained on nor reported, at the first K and with the
+first training seed. All runs are measured on the same new waves.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
@@ -29,6 +32,7 @@ from ..models import TrainableModel
 from ..progress import console
 from ..reporting.blocks import Section
 from ..reporting.report import write_study
+from ..reporting.statistics import Paired, bootstrap_interval
 from ..reporting.tables import Table
 from .parts import once
 
@@ -163,14 +167,24 @@ def lowest(tries: Mapping[float, float | None]) -> float:
 
 
 def trained(row: str, points: int, lr: float, batches: int, waves: int, seed: int) -> dict[str, Any]:
-    """Errors on test waves by number of steps, with the standard error of each mean; what it took."""
+    """Errors on the test waves by number of steps [waves], and what it took."""
     training = Training(row, points, lr, seed)
     started = time.perf_counter()
     updates = training.run(batches)
     seconds = time.perf_counter() - started
-    found = errors(training.learner, points, waves, TEST)
-    by_steps = {str(steps): [float(e.mean()), float(e.std()) / math.sqrt(waves)] for steps, e in found.items()}
+    by_steps = {str(steps): e.tolist() for steps, e in errors(training.learner, points, waves, TEST).items()}
     return {"errors": by_steps, "seconds": seconds, "updates": updates, "peak_memory_bytes": peak_memory(training)}
+
+
+def over_runs(by_run: Sequence[Sequence[float]]) -> tuple[str, float | None]:
+    """Of errors [training runs, waves] the mean with an interval over both, and the spread of the runs' means."""
+    values = np.array(by_run)
+    if not np.isfinite(values).all():
+        return "diverges", None
+    # A wave is in the place of a task with a single draw, compared with nothing.
+    low, high = bootstrap_interval([Paired(wave[:, None], np.zeros((1, 1))) for wave in values.T])
+    spread = float(values.mean(axis=1).std(ddof=1)) if len(values) > 1 else None
+    return f"{values.mean():.2f} ({low:.2f} to {high:.2f})", spread
 
 
 def inner_loops(
@@ -180,7 +194,7 @@ def inner_loops(
     shots: Sequence[int] = (10, 5),
     rows: Sequence[str] = (),
     waves: int = 600,
-    seed: int = 100,
+    training_seeds: Sequence[int] = (100, 13, 21),
 ) -> Path:
     """Does what is not there and returns the path of the report. Raises ValueError for bad input."""
     if unknown := [row for row in rows if row not in ROWS]:
@@ -189,36 +203,41 @@ def inner_loops(
     for name, value, limit in (("batches", batches, least), ("waves", waves, 2), *(("shots", k, 1) for k in shots)):
         if value < limit:
             raise ValueError(f"{name} is {value}; it must be at least {limit}")
+    seeds = tuple(dict.fromkeys(training_seeds))
+    if not seeds or min(seeds) < 0:
+        raise ValueError("training_seeds must be one or more numbers of at least 0")
     folder = output / "inner-loops"
     check_output(folder, folder=True)
     lines: list[list[Any]] = []
     with only_writer(folder):
-        for row, points in itertools.product(rows or ROWS, shots):
-            about = {"row": row, "keys": ROWS[row], "waves": waves, "seed": seed}
+        for points, row in itertools.product(shots, rows or ROWS):
+            about = {"row": row, "keys": ROWS[row], "waves": waves}
             tries: dict[float, float | None] = {}
             for lr in RATES:
-                a_try = about | {"points": shots[0], "lr": lr, "batches": batches // 5}
-                compute = lambda lr=lr: tried(row, shots[0], lr, batches // 5, waves, seed)  # noqa: B023, E731
+                a_try = about | {"seed": seeds[0], "points": shots[0], "lr": lr, "batches": batches // 5}
+                compute = lambda lr=lr: tried(row, shots[0], lr, batches // 5, waves, seeds[0])  # noqa: B023, E731
                 tries[lr] = once(folder / "parts", f"{row} lr {lr:g}", a_try, compute)["error"]
             best = lowest(tries)
-            about |= {"points": points, "lr": best, "batches": batches}
-            found = once(
-                folder / "parts", f"{row} K {points}", about,
-                lambda: trained(row, points, best, batches, waves, seed),  # noqa: B023
-            )  # fmt: skip
-            means = [(mean, 1.96 * error) for mean, error in found["errors"].values()]
-            cells = [f"{mean:.2f} ± {error:.2f}" if math.isfinite(mean) else "diverges" for mean, error in means]
+            runs = []
+            for seed in seeds:
+                a_run = about | {"seed": seed, "points": points, "lr": best, "batches": batches}
+                compute = lambda seed=seed: trained(row, points, best, batches, waves, seed)  # noqa: B023, E731
+                runs.append(once(folder / "parts", f"{row} K {points} on waves", a_run, compute))
+            by_steps = [over_runs([run["errors"][steps] for run in runs]) for steps in runs[0]["errors"]]
+            cells, spreads = zip(*by_steps, strict=True)
             console.print(f"{row}, K = {points}: {', '.join(cells)}", markup=False)
-            took = [found["updates"], found["seconds"], found["peak_memory_bytes"] / 1024]
-            lines.append([row, points, best, *cells, *took])
+            seconds, most = (mean([run[key] for run in runs]) for key in ("seconds", "peak_memory_bytes"))
+            lines.append([row, points, best, *cells, *spreads[1:], runs[0]["updates"], seconds, most / 1024])
+        steps = ("1 step", f"{STEPS} steps")
         table = Table(
             "inner-loops",
             "Inner loops on sine waves",
-            f"Mean squared error on {waves} new waves, with 95 % intervals over waves of one training run, after 0, 1 "
-            f"and {STEPS} steps on K points. {batches:,} batches of K points for every row; the learning rate is the "
-            f"best of {len(RATES)} on other waves, at K = {shots[0]}. KiB: most memory for tensors in an update. "
-            f"Published for {PUBLISHED}.",
-            ["method", "K", "lr", "before", "1 step", f"{STEPS} steps", "updates", "seconds", "KiB"],
+            f"Mean squared error on {waves} new waves, of {len(seeds)} training runs for each row, with 95 % intervals "
+            f"over waves and runs, after 0, 1 and {STEPS} steps on K points, and the standard deviation of the runs' "
+            f"means. {batches:,} batches of K points for every run; the learning rate is the best of {len(RATES)} on "
+            f"other waves, at K = {shots[0]} in the first run. KiB: most memory for tensors in an update. Published "
+            f"for {PUBLISHED}.",
+            ["method", "K", "lr", "before", *steps, *(f"SD, {name}" for name in steps), "updates", "seconds", "KiB"],
             lines,
             digits={"lr": 3, "seconds": 0, "KiB": 0},
         )

@@ -7,9 +7,11 @@ rates for each tensor and step (docs/methods/maml-plus-plus.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from ..bilevel.exploration import Order
 from ..models.trainable import TrainableModel
 from ..prompts.batches import Sampler
 from ..prompts.style import PromptStyle
@@ -23,8 +25,12 @@ FLOOR = 0.03  # over k: the least that the weight of an early step falls to
 class MAMLPlusPlus(MetaSGD):
     """Meta-SGD with a rate for each step, too, and with query losses after every step at first."""
 
+    LATER: ClassVar[Mapping[str, Any]] = {"first_order_updates": 0}
+
     annealing: int = 500
     """Updates over which the weights of the query losses move from equal ones to the last step (0: from the start)."""
+    first_order_updates: int = 0
+    """Updates at the start that are of first order: gradients of inner steps count as constants, and rates learn."""
 
     def title(self, style: PromptStyle) -> str:
         return "MAML++"
@@ -37,7 +43,7 @@ class MAMLPlusPlus(MetaSGD):
 
     def check(self) -> None:
         super().check()
-        self.at_least(0, "annealing")
+        self.at_least(0, "annealing", "first_order_updates")
 
 
 def query_weights(update: int, steps: int, annealing: int) -> list[float]:
@@ -58,3 +64,6 @@ class MAMLPlusPlusLearner(MetaSGDLearner):
 
     def query_weights(self) -> Sequence[float]:
         return query_weights(self.moments.step, self.method.inner_steps, self.method.annealing)
+
+    def order(self) -> Order:
+        return "first" if self.moments.step < self.method.first_order_updates else "second"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..bilevel import SGD, clip_by_global_norm_, meta_gradient, update_all_
 from ..bilevel.curvature import Curvature
+from ..bilevel.exploration import Order
 from ..bilevel.steps import figure
 from ..models.trainable import TrainableModel
 from ..prompts.batches import Batch, Sampler
@@ -63,6 +64,7 @@ class MetaSGDLearner(GradientLearner):
             SGD(),
             rates=self.rates,
             query_weights=self.query_weights(),
+            order=self.order(),
             curvature=self.method.curvature,
         )
         assert result.rates is not None
@@ -76,6 +78,10 @@ class MetaSGDLearner(GradientLearner):
     def query_weights(self) -> Sequence[float]:
         """Of the query loss after each inner step; none: the last alone counts."""
         return ()
+
+    def order(self) -> Order:
+        """Of the next update."""
+        return "second"
 
     def state_dict(self) -> dict[str, Tensor]:
         named = {"rates": self.rates, "rates_first_moments": self.rates_moments.first}
