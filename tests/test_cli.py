@@ -100,6 +100,27 @@ def test_a_user_sees_one_sentence_and_no_traceback(
 
 
 @pytest.mark.parametrize(
+    ("study", "words", "message"),
+    [
+        ("inner-loops", ["--rows", "MAMA"], "inner-loops has no row 'MAMA'; its rows are MAML, FOMAML"),
+        ("inner-loops", ["--batches", "10"], "batches is 10; it must be at least"),
+        ("inner-loops", ["--shots", "0"], "shots is 0"),
+        ("inner-loops", ["--training-seeds", "-1"], "training_seeds must be one or more numbers of at least 0"),
+        ("inner-loops", ["--setting", "starter"], "--setting"),
+        ("uptake", ["--documents", "0"], "documents is 0"),
+        ("uptake", ["--training-seeds", "-1"], "training_seeds"),
+        ("uptake", ["--rows", "a"], "--rows"),
+    ],
+)
+def test_studies_refuse_flags_that_cannot_be_meant(
+    shell: Shell, tmp_path: Path, study: str, words: list[str], message: str
+) -> None:
+    assert shell("reproduce", study, "--output", tmp_path / "new", *words) == 2
+    assert message in shell.err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--setting", "nothing"], "there is no setting 'nothing'; known settings: free, small"),

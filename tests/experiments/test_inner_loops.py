@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import maml_en_llm
-from maml_en_llm import cli
 from maml_en_llm.experiments import inner_loops
 from maml_en_llm.experiments.inner_loops import ROWS, Training, draw, errors, lowest, over_runs, rate
 
@@ -121,25 +120,3 @@ def test_the_verb_does_what_is_not_done_and_reports_all(tmp_path: Path) -> None:
     assert float(maml["SD, 1 step"]) == pytest.approx(abs(mean(runs[0]) - mean(runs[1])) / 2**0.5)
     assert maml["1 step"].startswith(f"{(mean(runs[0]) + mean(runs[1])) / 2:.2f} (")
     assert float(fomaml["KiB"]) < float(maml["KiB"])  # no graph of the support gradient
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--rows", "MAMA"], "inner-loops has no row 'MAMA'; its rows are MAML, FOMAML"),
-        (["--batches", "10"], "batches is 10; it must be at least"),
-        (["--shots", "0"], "shots is 0"),
-        (["--training-seeds", "-1"], "training_seeds must be one or more numbers of at least 0"),
-        (["--setting", "starter"], "--setting"),
-    ],
-)
-def test_flags_that_cannot_be_meant(
-    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    try:
-        code: int | str | None = cli.main(["reproduce", "inner-loops", "--output", str(tmp_path / "new"), *words])
-    except SystemExit as stopped:  # flags that the verb does not read
-        code = stopped.code
-    assert code == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()

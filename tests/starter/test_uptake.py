@@ -113,23 +113,3 @@ def test_the_verb_does_what_is_not_done_and_reports_all(
     with (page.parent / "tables" / "uptake-any.csv").open(encoding="utf-8") as file:
         assert [row["weights"] for row in csv.DictReader(file)] == ["uniform", "learned"]
     assert "the darker, the more a token weighs" in page.read_text(encoding="utf-8").lower()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--documents", "0"], "documents is 0"),
-        (["--training-seeds", "-1"], "training_seeds"),
-        (["--rows", "a"], "--rows"),
-    ],
-)
-def test_flags_that_cannot_be_meant(
-    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    try:
-        code: int | str | None = cli.main(["reproduce", "uptake", "--output", str(tmp_path / "new"), *words])
-    except SystemExit as stopped:  # flags that the verb does not read
-        code = stopped.code
-    assert code == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
