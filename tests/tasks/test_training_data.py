@@ -110,13 +110,13 @@ def test_a_training_task_without_examples_is_named(folder: Path) -> None:
 
 def test_good_files_are_not_read_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    plain = check.inputs_and_outputs
+    plain = check.texts
 
     def counting(examples: Any) -> Any:
         read.append(examples.path)
         return plain(examples)
 
-    monkeypatch.setattr(check, "inputs_and_outputs", counting)
+    monkeypatch.setattr(check, "texts", counting)
     cache = tmp_path / "cache"
     count, files = checked(folder, cache=cache), len(read)
     assert files == len(set(read)) > 0

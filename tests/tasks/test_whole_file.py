@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from maml_en_llm.tasks import whole_file
 from maml_en_llm.tasks.collection import Examples, parse_line
-from maml_en_llm.tasks.whole_file import ReadByLine, all_good, inputs_and_outputs
+from maml_en_llm.tasks.whole_file import ReadByLine, all_good, text, texts
 
 GOOD = {"task": "t", "input": "a film", "output": "good", "options": ["good", "bad"]}
 FREE = {"task": "t", "input": "2 + 2", "output": "four", "options": []}
@@ -22,8 +22,8 @@ def examples(folder: Path, data: bytes) -> Examples:
     return Examples(path, "t")
 
 
-def read(found: Examples) -> list[tuple[str, str]]:
-    return [pair for columns in inputs_and_outputs(found) for pair in zip(*columns, strict=True)]
+def read(found: Examples) -> list[bytes]:
+    return [one for some in texts(found) for one in some]
 
 
 def line(**changes: Any) -> bytes:
@@ -34,9 +34,9 @@ def line(**changes: Any) -> bytes:
 def test_good_files_are_read_at_once(tmp_path: Path, ascii_only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_file, "_BLOCK", 1000)  # bytes: several batches
     records = [GOOD, FREE, GOOD | {"input": 'é 😀 \u2028 \x00 \\ " \n'}, GOOD | {"options": ["bad", "good", ""]}] * 20
-    text = "\n".join(json.dumps(record, ensure_ascii=ascii_only) for record in records)
-    for data in (text, text + "\n", text.replace("\n", "\r\n")):
-        assert read(examples(tmp_path, data.encode())) == [(r["input"], r["output"]) for r in records]
+    lines = "\n".join(json.dumps(record, ensure_ascii=ascii_only) for record in records)
+    for data in (lines, lines + "\n", lines.replace("\n", "\r\n")):
+        assert read(examples(tmp_path, data.encode())) == [f"{r['input']}\x1f{r['output']}".encode() for r in records]
 
 
 @pytest.mark.parametrize(
@@ -91,17 +91,17 @@ def test_two_objects_on_a_line_do_not_make_up_for_a_line_without_one(tmp_path: P
 @given(st.data())
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_read_at_once_reads_the_same_line_by_line(tmp_path: Path, data: st.DataObject) -> None:
-    text = bytearray(line() + json.dumps(FREE).encode() + b"\n" + line(input="\u00e9", output="bad"))
+    lines = bytearray(line() + json.dumps(FREE).encode() + b"\n" + line(input="\u00e9", output="bad"))
     for _ in range(data.draw(st.integers(1, 3))):
-        start = data.draw(st.integers(0, len(text) - 1))
-        stop = data.draw(st.integers(start, min(len(text), start + 40)))
+        start = data.draw(st.integers(0, len(lines) - 1))
+        stop = data.draw(st.integers(start, min(len(lines), start + 40)))
         new = data.draw(st.one_of(st.binary(max_size=3), st.sampled_from([b"{", b"}", b"\n", b'"', b"\\", b",", b" "])))
-        text[start:stop] = new
-    found = examples(tmp_path, bytes(text))
+        lines[start:stop] = new
+    found = examples(tmp_path, bytes(lines))
     try:
-        pairs = read(found)
+        at_once = read(found)
     except ReadByLine:
         return
     parsed = [parse_line(found.line(index), "t") for index in range(len(found))]
     assert [problems for _, problems in parsed if problems] == []
-    assert pairs == [(example.input, example.output) for example, _ in parsed if example]
+    assert at_once == [text(example) for example, _ in parsed if example]

@@ -9,19 +9,25 @@ import pyarrow as arrow
 import pyarrow.compute as compute
 import pyarrow.json
 
-from .collection import Examples
+from .collection import Example, Examples
 
 _TEXT = arrow.string()
 _SCHEMA = arrow.schema({"task": _TEXT, "input": _TEXT, "output": _TEXT, "options": arrow.list_(_TEXT)})
 _BLOCK = 1 << 22  # bytes
+BETWEEN = "\x1f"
+
+
+def text(example: Example) -> bytes:
+    """What examples are compared by."""
+    return f"{example.input}{BETWEEN}{example.output}".encode()
 
 
 class ReadByLine(Exception):
     """The file is not good, or Python could read it otherwise than Arrow: its lines have to be parsed one by one."""
 
 
-def inputs_and_outputs(examples: Examples) -> Iterator[tuple[list[str], list[str]]]:
-    """The inputs and outputs of a good file, some thousands at a time.
+def texts(examples: Examples) -> Iterator[list[bytes]]:
+    """Input and output of each example of a good file, as `text` has them, some thousands at a time.
 
     Raises ReadByLine, possibly behind some examples, when a line may break a rule of `problems_of_record`.
     """
@@ -35,7 +41,8 @@ def inputs_and_outputs(examples: Examples) -> Iterator[tuple[list[str], list[str
             for batch in batches:
                 if not _good(batch, examples.task):
                     raise ReadByLine
-                yield batch["input"].to_pylist(), batch["output"].to_pylist()
+                joined = compute.binary_join_element_wise(batch["input"], batch["output"], BETWEEN)
+                yield joined.cast(arrow.binary()).to_pylist()
                 count += len(batch)
     except arrow.ArrowInvalid as error:
         raise ReadByLine from error
@@ -46,7 +53,7 @@ def inputs_and_outputs(examples: Examples) -> Iterator[tuple[list[str], list[str
 def all_good(examples: Examples) -> bool:
     """Whether all lines surely are good; if not, some of them may still be."""
     try:
-        return all(True for _ in inputs_and_outputs(examples))
+        return all(True for _ in texts(examples))
     except ReadByLine:
         return False
 
