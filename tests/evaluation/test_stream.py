@@ -17,7 +17,8 @@ from maml_en_llm.evaluation.stream.documents import read_documents
 from maml_en_llm.evaluation.stream.figures import StreamResults
 from maml_en_llm.evaluation.stream.learners import learner_from_keys, learner_names
 from maml_en_llm.models import load_model, load_tokenizer
-from maml_en_llm.starter.documents import draw_documents, draw_probes, to_lines
+from maml_en_llm.starter.documents import draw_documents, draw_probes, passages_of, to_lines
+from maml_en_llm.tasks.collection import load_collection
 
 TEXTS = ["ant bee cat dog eel", "red fox near big owl", "pig rat yak far", "glad gnu sad hen", "blue cat small dog red"]
 
@@ -55,6 +56,25 @@ def same(one: Path, other: Path) -> bool:
 
 
 # ---- documents
+
+
+def test_filler_can_be_real_text(tmp_path: Path) -> None:
+    real = [f"They paid {number} dollars for it." for number in range(70)]
+    unfit = ["Too short.", "one two three [SEP] four five", "one two three\nfour five six"]
+    lines = [{"task": "t", "input": text, "output": "yes", "options": []} for text in [*real, *unfit, *real]]
+    write_lines(tmp_path / "data" / "t" / "train.jsonl", lines)
+    passages = passages_of(load_collection(tmp_path))
+    assert sorted(passages) == sorted(real)
+    assert passages != real
+    for document in draw_documents(3, passages=passages[:10]):
+        rest = document.text
+        for used in [passage for passage in passages if passage in document.text]:
+            rest = rest.replace(used, "")
+        assert sum(passage in document.text for passage in passages[:10]) == 4
+        assert rest.strip().endswith(f"{document.questions[0].output} .")  # the fact alone
+    write_lines(tmp_path / "data" / "t" / "train.jsonl", lines[:9])
+    with pytest.raises(ValueError, match="has 9 inputs of 5 to 40 words; 64 are needed"):
+        passages_of(load_collection(tmp_path))
 
 
 @pytest.mark.parametrize(

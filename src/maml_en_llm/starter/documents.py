@@ -1,16 +1,18 @@
 """Documents for `stream`, drawn by rule from the words of the starter model: new facts among filler, and questions.
 
-    python -m maml_en_llm.starter.documents FOLDER [--documents 40] [--seed 0]
+    python -m maml_en_llm.starter.documents FOLDER [--documents 40] [--seed 0] [--collection COLLECTION]
 
 writes FOLDER/documents.jsonl and FOLDER/probes.jsonl. A document has one fact, at a random place; no two documents of
 a collection have a fact about the same thing, and filler says nothing about any. Probes are solved examples of the
-starter tasks, which have nothing to do with the documents.
+starter tasks, which have nothing to do with the documents. With a collection of tasks, filler and probes are inputs of
+its training examples: real text, for a model that reads more than the starter's words.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import numpy as np
 
 from ..evaluation.stream.documents import Document
 from ..files import write_text
-from ..tasks.collection import Example
+from ..tasks.collection import Collection, Example, load_collection
 from ..tasks.seeds import random_generator
 from .drawing import NAMES, SLOTS, fill, pick, sample, shuffled
 from .tasks import TASKS
@@ -50,12 +52,16 @@ FILLER = (
     "it was a {good} {period} for the {job} .",
 )
 OPTIONS = 4
+PROBES = 32
 
 
-def draw_documents(count: int, seed: int = 0, filler: int = 4, reserved: Sequence[Document] = ()) -> list[Document]:
+def draw_documents(
+    count: int, seed: int = 0, filler: int = 4, reserved: Sequence[Document] = (), passages: Sequence[str] = ()
+) -> list[Document]:
     """`count` documents of one fact and `filler` sentences, with two questions each.
 
-    reserved: documents whose things no new one is about. ValueError when there are too few things.
+    reserved: documents whose things no new one is about. passages: what filler is drawn from, in place of sentences in
+    the starter's words. ValueError when there are too few things.
     """
     generator = random_generator("documents", seed)
     taken = {question.input for document in reserved for question in document.questions}
@@ -67,7 +73,8 @@ def draw_documents(count: int, seed: int = 0, filler: int = 4, reserved: Sequenc
         slots = {"thing": pick(generator, SLOTS[things]), "name": pick(generator, NAMES)}
         options = tuple(sample(generator, SLOTS[answers], OPTIONS))
         answer = options[0]
-        text = shuffled(generator, [sentence.format(**slots, answer=answer), *filler_sentences(generator, filler)])
+        between = sample(generator, passages, filler) if passages else filler_sentences(generator, filler)
+        text = shuffled(generator, [sentence.format(**slots, answer=answer), *between])
         asked = [question.format(**slots) for question in questions]
         options = tuple(shuffled(generator, options))
         if not taken & set(asked):
@@ -87,6 +94,18 @@ def filler_sentences(generator: np.random.Generator, count: int) -> list[str]:
     return [fill(generator, frame) for frame in sample(generator, FILLER, count)]
 
 
+def passages_of(collection: Collection, seed: int = 0) -> list[str]:
+    """Inputs of one part and 5 to 40 words, of at most 200 training examples of each task, in random order.
+
+    ValueError when there are too few for filler and probes.
+    """
+    inputs = {example.input: None for task in collection.values() if task.has("train") for example in task.train[:200]}
+    fitting = [text for text in inputs if 5 <= len(text.split()) <= 40 and not re.search(r"[\n\r]|\[SEP\]", text)]
+    if len(fitting) < 2 * PROBES:
+        raise ValueError(f"{collection.path} has {len(fitting)} inputs of 5 to 40 words; {2 * PROBES} are needed")
+    return [fitting[index] for index in random_generator("passages", seed).permutation(len(fitting))]
+
+
 def to_lines(documents: Sequence[Document]) -> str:
     """JSON lines that `read_documents` reads."""
     lines = []
@@ -101,7 +120,16 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--documents", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--collection", type=Path)
     arguments = parser.parse_args()
+    passages, probes = [], draw_probes(PROBES, arguments.seed)
+    try:
+        if arguments.collection is not None:
+            passages = passages_of(load_collection(arguments.collection), arguments.seed)
+            probes, passages = [Document(text) for text in passages[:PROBES]], passages[PROBES:]
+        documents = draw_documents(arguments.documents, arguments.seed, passages=passages)
+    except ValueError as error:
+        parser.error(str(error))
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    write_text(arguments.folder / "documents.jsonl", to_lines(draw_documents(arguments.documents, arguments.seed)))
-    write_text(arguments.folder / "probes.jsonl", to_lines(draw_probes(32, arguments.seed)))
+    write_text(arguments.folder / "documents.jsonl", to_lines(documents))
+    write_text(arguments.folder / "probes.jsonl", to_lines(probes))
