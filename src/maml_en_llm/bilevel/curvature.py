@@ -16,6 +16,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -75,16 +76,13 @@ def stream_gradient(
     left = dict.fromkeys(leaves)
     sum_ = getattr(loss, "sum_", None) or _as_it_is
 
-    def hook_of(name: str) -> Callable[[Tensor], None]:
-        def hook(leaf: Tensor) -> None:
-            gradient, leaf.grad = leaf.grad, None
-            assert gradient is not None
-            del left[name]
-            with torch.no_grad():
-                sum_(gradient)
-                consume(name, gradient)
-
-        return hook
+    def hand_over(name: str, leaf: Tensor) -> None:
+        gradient, leaf.grad = leaf.grad, None
+        assert gradient is not None
+        del left[name]
+        with torch.no_grad():
+            sum_(gradient)
+            consume(name, gradient)
 
     split = getattr(loss, "parts", None)
     parts = [batch] if split is None else split(batch)
@@ -93,7 +91,7 @@ def stream_gradient(
         for number, part in enumerate(parts, start=1):
             if number == len(parts):
                 for name, leaf in leaves.items():
-                    leaf.register_post_accumulate_grad_hook(hook_of(name))
+                    leaf.register_post_accumulate_grad_hook(partial(hand_over, name))
             value = _scalar(loss(values, part))
             if watch is not None and number == len(parts):
                 watch(value)
