@@ -51,9 +51,9 @@ def measure(words: list[str]) -> dict[str, float]:
     torch.manual_seed(0)
     network: Any = GPT2LMHeadModel(GPT2Config(**SIZES, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)).eval()
     several, half = processes.count > 1, torch.bfloat16 if "--bfloat16" in words else None
-    model: Any = TrainableModel(network, None, half)
-    if several:
-        model = ShardedModel(network, None, half, processes, CPU, "")
+    model: TrainableModel = (
+        ShardedModel(network, None, half, processes, CPU, "") if several else TrainableModel(network, None, half)
+    )
     where: dict[str, Any] = {"collection": Path("nowhere"), "setting": "", "model": "m", "output": Path("nowhere")}
     keys: dict[str, Any] = {"batches": 8, "adam_eps": 1e-3, "lr": 1e-3, "precision": "bfloat16" if half else "float32"}
     config = MAMLenLLM(**where, **keys)

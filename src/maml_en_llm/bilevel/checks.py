@@ -1,7 +1,8 @@
-"""What the engine's arguments have to be; each check raises ValueError with one sentence."""
+"""What the engine's arguments and losses have to be; each check raises ValueError with one sentence."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,13 @@ INITIAL = ("first", "second")  # what is learned of an optimizer beside its numb
 def check_choice(name: str, value: Any, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+
+
+def check_finite(loss: float, what: str, when: str = "") -> float:
+    """The loss itself."""
+    if not math.isfinite(loss):
+        raise ValueError(f"{what} is {loss}{when}; lower the learning rates or look for prompts without an answer")
+    return loss
 
 
 def check_batches(support: Any, query: Any, query_weights: Any = ()) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from .checks import INITIAL, check_choice, check_losses, check_parameters, check_rates, check_state
+from .checks import INITIAL, check_choice, check_finite, check_losses, check_parameters, check_rates, check_state
 from .curvature import (
     HALF,
     PRODUCTS,
@@ -86,8 +86,8 @@ class Problem:
             raise ValueError('learned or own optimizers cannot undo a step; use trajectory="keep" or "replay"')
         self.second = self.order == "second"
         self.goes_back = self.second or bool(self.options)
-        if not self.second:
-            self.curvature = "central"  # unused, but so a step keeps its gradient alone, without a graph
+        self.attaches = self.second and self.curvature == "exact"
+        self.subtracts = self.second and self.curvature == "difference"
         self.support_losses: list[Tensor] = []
         self.query_losses: list[Tensor] = []
         self.total: Tensors = {}
@@ -181,7 +181,7 @@ class Problem:
 
     def _needed(self) -> Tensors:
         """What a support gradient is taken by, for the product: a difference subtracts held parameters' parts too."""
-        return self.all if self.curvature == "difference" else self.inner
+        return self.all if self.subtracts else self.inner
 
     def gradient(self, point: Point, consume: Consume, keep: bool) -> Tensor:
         """The support loss at `point`. Its gradient goes to `consume`: all that the product needs if `keep`."""
@@ -198,7 +198,7 @@ class Problem:
 
     def recompute(self, point: Point) -> None:
         """Fills in `point.gradient` again."""
-        if self.curvature == "exact":
+        if self.attaches:
             recompute_gradient(self._precise, point, list(self.inner), attach=True)
         else:
             recompute_gradient(self.loss, point, list(self._needed()), attach=False)
@@ -308,7 +308,7 @@ class Copy:
                 problem.update(number, name, before[name], gradient, moments, out=after[name])
 
         with replayed(point.random_state if again else ()):
-            if keep and problem.curvature == "exact" and not self.undo:
+            if keep and problem.attaches and not self.undo:
                 value = problem.attach(point)
                 for name in problem.inner:
                     learn(name, point.gradient[name])
@@ -490,8 +490,6 @@ def accumulate(total: Tensors, name: str, part: Tensor, weight: float | Tensor, 
 
 def finite(value: Tensor, kind: str) -> Tensor:
     """The loss; ValueError if it is not finite, but where that would be to wait for a GPU."""
-    if not waits_for_numbers(value.device) and not bool(torch.isfinite(value)):
-        raise ValueError(
-            f"the {kind} loss is {float(value)}; lower the learning rates or look for prompts without an answer"
-        )
+    if not waits_for_numbers(value.device):
+        check_finite(float(value), f"the {kind} loss")
     return value

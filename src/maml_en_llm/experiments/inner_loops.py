@@ -34,7 +34,7 @@ from ..reporting.blocks import Section
 from ..reporting.report import write_study
 from ..reporting.statistics import Paired, bootstrap_interval
 from ..reporting.tables import Table
-from .parts import once
+from .parts import distinct, once
 
 Tensors = dict[str, Tensor]
 Wave = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -203,9 +203,7 @@ def inner_loops(
     for name, value, limit in (("batches", batches, least), ("waves", waves, 2), *(("shots", k, 1) for k in shots)):
         if value < limit:
             raise ValueError(f"{name} is {value}; it must be at least {limit}")
-    seeds = tuple(dict.fromkeys(training_seeds))
-    if not seeds or min(seeds) < 0:
-        raise ValueError("training_seeds must be one or more numbers of at least 0")
+    seeds = distinct(training_seeds)
     folder = output / "inner-loops"
     check_output(folder, folder=True)
     lines: list[list[Any]] = []

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..files import read_json, write_text
 from ..results import digest
+
+
+def distinct(training_seeds: Sequence[int]) -> tuple[int, ...]:
+    """The seeds, each once. Raises ValueError when there is none, or one below 0."""
+    seeds = tuple(dict.fromkeys(training_seeds))
+    if not seeds or min(seeds) < 0:
+        raise ValueError("training_seeds must be one or more numbers of at least 0")
+    return seeds
 
 
 def once(folder: Path, name: str, about: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

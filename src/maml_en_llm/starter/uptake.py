@@ -31,7 +31,7 @@ from ..bilevel import SGD, AdamW, update_all_, value_and_gradient
 from ..evaluation.stream.documents import Document
 from ..evaluation.stream.learners.weighted import TokenWeightedLoss
 from ..evaluation.stream.reader import Reader, as_batch, whole_texts
-from ..experiments.parts import once
+from ..experiments.parts import distinct, once
 from ..files import check_output, only_writer
 from ..methods import method_from_keys
 from ..models import TrainableModel, load_model, load_tokenizer
@@ -307,9 +307,7 @@ def uptake(output: Path, *, training_seeds: Sequence[int] = (100, 13, 21), sizes
     for name, value in vars(sizes).items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
-    seeds = tuple(dict.fromkeys(training_seeds))
-    if not seeds or min(seeds) < 0:
-        raise ValueError("training_seeds must be one or more numbers of at least 0")
+    seeds = distinct(training_seeds)
     folder = output / "uptake"
     check_output(folder, folder=True)
     with only_writer(folder):

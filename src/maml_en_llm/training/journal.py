@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from ..bilevel.checks import check_finite
 from ..bilevel.steps import waits_for_numbers
 from ..methods.method import Learner, Method
 from ..progress import console
@@ -114,7 +114,7 @@ class RunJournal(Journal):
     def log(self, learner: Learner, seen: int, figures: Mapping[str, float | Tensor], logged: bool) -> str:
         self.losses.append(figures["loss"])
         if logged or not waits_for_numbers(self.device):
-            self.shown = f"loss {check_finite(float(figures['loss']), seen):.3f}"
+            self.shown = f"loss {self.finite(figures['loss'], seen):.3f}"
         if self.validation and self.validation.due(seen):
             score = self.validation.measure(learner, self.files, seen)
             figures, logged = {**figures, "validation_score": score}, True
@@ -127,7 +127,7 @@ class RunJournal(Journal):
         return self.shown
 
     def save(self, seen: int, state: Mapping[str, Tensor]) -> None:
-        check_finite(float(self.losses[-1]), seen)
+        self.finite(self.losses[-1], seen)
         self.write(seen, state)
 
     def write(self, seen: int, state: Mapping[str, Tensor]) -> None:
@@ -145,15 +145,10 @@ class RunJournal(Journal):
         if "trainable" not in unread and (remark := moved_nothing([float(loss) for loss in self.losses])):
             console.print(f"note: {remark}", markup=False)
 
+    def finite(self, loss: float | Tensor, seen: int) -> float:
+        """The loss, which on a GPU nothing has looked at before; ValueError if it is not finite."""
+        return check_finite(float(loss), "the loss", f" after {seen} batches")
+
     def files(self) -> dict[str, str]:
         """The texts that go into the model folder."""
         return provenance_files(self.config, self.collection, self.setting, self.size, self.record.now())
-
-
-def check_finite(loss: float, seen: int) -> float:
-    """The loss; ValueError if it is not finite, which on a GPU nothing has looked at before."""
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"the loss is {loss} after {seen} batches; lower the learning rates or look for prompts without an answer"
-        )
-    return loss
